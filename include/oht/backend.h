@@ -1,0 +1,159 @@
+// What a device must be able to do: one table of functions. kernels/cpu fills it in plain C and is the reference;
+// kernels/cuda fills the same table. Entries trust their arguments (src/ops has checked shapes); pointers are device
+// memory; all tensors are contiguous. B batch, T tokens, C width, H heads, D = C/H, F feed-forward, V vocabulary,
+// N = product of leading dimensions. A `d` before a name is a gradient. `add` flags: the gradient is added to what
+// is there, otherwise it overwrites. Kernels process the rows their tensors have (valid rows only) and allocate
+// nothing: `scratch` is device memory of at least the size that the *_scratch entry asked for.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "oht/config.h"
+#include "oht/random.h"
+#include "oht/status.h"
+#include "oht/tensor.h"
+
+typedef enum oht_act { OHT_ACT_NONE, OHT_ACT_RELU, OHT_ACT_GELU } oht_act; // GELU: exact erf form
+
+// Hopfield association of one attention: s_ij = beta <q_i, k_j>, P = f(S) over the visible keys j, out = Drop(P) V.
+typedef struct oht_assoc {
+    oht_assoc_spec f;
+    float beta;   // D^-1/2
+    bool causal;  // key j visible to query i only if j <= i
+    int heads;
+    oht_draw drop; // dropout on P; element index of (h, i, j) in a sample: (h * T + i) * T + j
+} oht_assoc;
+
+// Optional insight into attention, for taps (each may be OHT_NO_TENSOR). scores: (B,H,T,T) after beta, before the mask;
+// probs: (B,H,T,T) after f, before dropout.
+typedef struct oht_attention_inner {
+    oht_tensor scores, probs;
+} oht_attention_inner;
+
+typedef struct oht_gate {
+    oht_gate_kind kind;
+    oht_gate_form form;
+    int heads;
+    float scale; // c
+} oht_gate;
+
+// One row of n values, in double: what the outlier metrics need (spec transformers 4).
+typedef struct oht_moments {
+    int64_t n;
+    double mean, m2, m3, m4; // central sums: m2 = sum (x - mean)^2, ...
+    double abs_max;          // NaN or inf if the row holds one
+    int64_t abs_argmax;      // element index in the row, the first on ties
+    int64_t outliers_6sigma; // #{|x - mean| > 6 sigma}, population sigma
+    int64_t nonfinite;       // number of NaN and inf
+} oht_moments;
+
+typedef struct oht_adamw {
+    float lr, beta1, beta2, eps, weight_decay;
+    int64_t step;      // 1 for the first update (bias correction)
+    float grad_scale;  // gradients are multiplied by this first (clipping coefficient)
+} oht_adamw;
+
+typedef struct oht_backend oht_backend;
+struct oht_backend {
+    const char *name;
+    void *ctx;
+    int threads; // OpenMP threads of the cpu backend
+
+    // Memory. CPU: 64-byte aligned host memory.
+    oht_status (*alloc)(oht_backend *be, void **out, size_t bytes, const char *what);
+    void (*free)(oht_backend *be, void *ptr);
+    void (*upload)(oht_backend *be, void *dst, const void *src, size_t bytes);
+    void (*download)(oht_backend *be, void *dst, const void *src, size_t bytes);
+    void (*zero)(oht_backend *be, void *dst, size_t bytes);
+    void (*copy)(oht_backend *be, void *dst, const void *src, size_t bytes); // device to device
+    // Waits for everything queued; DEVICE error if anything failed since the last call. CPU: OK.
+    oht_status (*sync)(oht_backend *be);
+
+    // c = alpha op(a) op(b) + beta c, row-major, op(a): (m,k), op(b): (k,n), leading dimensions in elements.
+    void (*gemm)(oht_backend *be, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+
+    // y = act(x w^T + b). x: (N,K), w: (M,K), b: (M) or absent, y: (N,M). pre: (N,M) receives x w^T + b where the
+    // activation's gradient needs it (GELU in training), else absent.
+    void (*linear_fwd)(oht_backend *be, oht_tensor y, oht_tensor pre, oht_tensor x, oht_tensor w, oht_tensor b,
+                       oht_act act);
+    // dy is overwritten by the gradient before the activation. dx, dw, db may be absent. add_dx for dx; add_dp for dw, db.
+    void (*linear_bwd)(oht_backend *be, oht_tensor dx, oht_tensor dw, oht_tensor db, oht_tensor dy, oht_tensor x,
+                       oht_tensor w, oht_tensor pre, oht_tensor y, oht_act act, bool add_dx, bool add_dp);
+
+    // y = (x - mean) rstd gamma + beta over the last axis; mean, rstd: (N), rstd = (biased var + eps)^-1/2.
+    void (*layernorm_fwd)(oht_backend *be, oht_tensor y, oht_tensor mean, oht_tensor rstd, oht_tensor x,
+                          oht_tensor gamma, oht_tensor beta, float eps);
+    size_t (*layernorm_bwd_scratch)(oht_backend *be, int64_t N, int64_t C);
+    void (*layernorm_bwd)(oht_backend *be, oht_tensor dx, oht_tensor dgamma, oht_tensor dbeta, oht_tensor dy,
+                          oht_tensor x, oht_tensor gamma, oht_tensor mean, oht_tensor rstd, bool add_dx, bool add_dp,
+                          void *scratch);
+
+    // qkv: (B,T,3C) = [q | k | v] per token, heads contiguous inside each; out: (B,T,C); mask: (B,T) u8, 1 = visible
+    // key, or absent. row: (B,H,T) fp32, kept for backward: log-normaliser of the softmax family
+    // (softmax_1: m + log(exp(-m) + sum exp(s - m)), m = max(0, max s)), the threshold tau of sparsemax and entmax.
+    // A fully masked row gives P = 0 for every f.
+    size_t (*attention_fwd_scratch)(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_assoc *as);
+    void (*attention_fwd)(oht_backend *be, oht_tensor out, oht_tensor row, oht_tensor qkv, oht_tensor mask,
+                          const oht_assoc *as, const oht_attention_inner *inner, void *scratch);
+    size_t (*attention_bwd_scratch)(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_assoc *as);
+    void (*attention_bwd)(oht_backend *be, oht_tensor dqkv, oht_tensor dout, oht_tensor out, oht_tensor row,
+                          oht_tensor qkv, oht_tensor mask, const oht_assoc *as, bool add_dqkv, void *scratch);
+
+    // Gate (spec transformers 1.5): out = c pi ctx per head. x: (B,T,C) gate input, ctx, out: (B,T,C), w[]: the gate's
+    // parameters in the spec's order (linear: w (H,D), b (H); mlp: w1 (H,m,D), b1 (H,m), w2 (H,m), b2 (H); all_features:
+    // W (H,C), b (H); unconditional: a (H)). pi: (B,T,H) per token, (B,H) per head, (H) unconditional.
+    size_t (*gate_scratch)(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_gate *gate, int64_t hidden);
+    void (*gate_fwd)(oht_backend *be, oht_tensor out, oht_tensor pi, oht_tensor x, oht_tensor ctx, const oht_tensor w[4],
+                     const oht_gate *gate, void *scratch);
+    // add[0]: dx, add[1]: dctx, add_dp: dw[].
+    void (*gate_bwd)(oht_backend *be, oht_tensor dx, oht_tensor dctx, oht_tensor dw[4], oht_tensor dout, oht_tensor pi,
+                     oht_tensor x, oht_tensor ctx, const oht_tensor w[4], const oht_gate *gate, const bool add[2],
+                     bool add_dp, void *scratch);
+
+    // y[n] = table[ids[n]]; ids: (N) i32, table: (V,C), y: (N,C).
+    void (*embedding_fwd)(oht_backend *be, oht_tensor y, oht_tensor ids, oht_tensor table);
+    // dtable[ids[n]] += dy[n], except where ids[n] == padding_id (-1: none). Zeroes dtable first unless add.
+    // Deterministic: rows are added in order of n.
+    void (*embedding_bwd)(oht_backend *be, oht_tensor dtable, oht_tensor dy, oht_tensor ids, int64_t padding_id, bool add);
+
+    // y[b,t] = x[b,t] + table[offset + t] (or table[offset] for every t when broadcast).
+    void (*add_rows_fwd)(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor table, int64_t offset, bool broadcast);
+    // dtable rows get sum_b dy[b,t] (broadcast: sum_bt); the other rows are zeroed unless add. dx handled by the op.
+    void (*add_rows_bwd)(oht_backend *be, oht_tensor dtable, oht_tensor dy, int64_t offset, bool broadcast, bool add);
+
+    // y[i] = x[index[i]] over rows of length C; backward: dx[index[i]] = dy[i], the other rows zeroed unless add.
+    void (*gather_fwd)(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor index);
+    void (*gather_bwd)(oht_backend *be, oht_tensor dx, oht_tensor dy, oht_tensor index, bool add);
+
+    // y = x + Drop(f); x absent: y = Drop(f). Shape (B,...), row b of axis 0 is one sample (random.h).
+    void (*dropout_add)(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor f, const oht_draw *drop);
+    // df = dy * mask / (1-p), the same mask again; added when add.
+    void (*dropout_bwd)(oht_backend *be, oht_tensor df, oht_tensor dy, const oht_draw *drop, bool add);
+    void (*add)(oht_backend *be, oht_tensor y, oht_tensor x); // y += x
+
+    // Language-model head on a chunk of rows. logits: (n,V), overwritten by d loss / d logits = (softmax - onehot) * scale
+    // when scale != 0. labels: (n) i32, -1 = ignored (row becomes 0). loss_sum += sum of -log p[label].
+    void (*cross_entropy)(oht_backend *be, oht_tensor logits, oht_tensor labels, float scale, double *loss_sum);
+    // b[j] (+)= sum_n x[n][j]; x: (N,C).
+    void (*column_sum)(oht_backend *be, oht_tensor b, oht_tensor x, bool add);
+
+    // Optimizer over flat memory. p, g, m, v: n floats. p *= 1 - lr wd; m, v EMA; p -= lr mhat / (sqrt(vhat) + eps).
+    void (*adamw)(oht_backend *be, float *p, const float *g, float *m, float *v, int64_t n, const oht_adamw *opt);
+    double (*sumsq)(oht_backend *be, const float *x, int64_t n); // NaN or inf if x holds one
+
+    // One oht_moments per row of x seen as (rows, n); out is host memory. Two passes, sums in double.
+    void (*moments)(oht_backend *be, const float *x, int64_t rows, int64_t n, oht_moments *out);
+    // mean_h[h] = mean over the rest of exp(-row[b,h,t]): softmax_1's null mass per head; host memory (H).
+    void (*null_mass)(oht_backend *be, double *mean_h, oht_tensor row);
+    // mean over all leading axes of pi: host memory (H).
+    void (*gate_mean)(oht_backend *be, double *mean_h, oht_tensor pi);
+};
+
+// The CPU backend (kernels/cpu/backend.c). Free with oht_backend_destroy.
+OHT_CHECKED oht_status oht_backend_cpu_create(oht_backend **out);
+// By run.device: auto | cpu.
+OHT_CHECKED oht_status oht_backend_create(const char *device, oht_backend **out);
+void oht_backend_destroy(oht_backend *be);

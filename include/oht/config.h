@@ -1,0 +1,145 @@
+// The configuration: one C struct, one table (src/config/table.c) that knows each key's name, type, default, range,
+// unit, help, and whether it may differ on resume. Parser, --help, validation, echo and reference page come from it.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "oht/status.h"
+
+enum { OHT_PATH = 1024 };
+
+typedef enum oht_model_type { OHT_MODEL_OPT, OHT_MODEL_BERT } oht_model_type;
+typedef enum oht_norm_place { OHT_NORM_PRE, OHT_NORM_POST } oht_norm_place;
+
+// Row nonlinearity f of attention P = f(S), spec transformers 1.1.
+typedef enum oht_assoc_kind { OHT_SOFTMAX, OHT_SOFTMAX1, OHT_ENTMAX15, OHT_SPARSEMAX } oht_assoc_kind;
+typedef enum oht_gate_kind {
+    OHT_GATE_NONE,
+    OHT_GATE_UNCONDITIONAL_PER_HEAD,
+    OHT_GATE_CONDITIONAL_PER_HEAD,
+    OHT_GATE_CONDITIONAL_PER_TOKEN
+} oht_gate_kind;
+typedef enum oht_gate_form { OHT_GATE_LINEAR, OHT_GATE_MLP, OHT_GATE_MLP2, OHT_GATE_ALL_FEATURES } oht_gate_form;
+
+typedef enum oht_schedule {
+    OHT_LR_LINEAR,
+    OHT_LR_COSINE,
+    OHT_LR_COSINE_WITH_RESTARTS,
+    OHT_LR_POLYNOMIAL,
+    OHT_LR_CONSTANT,
+    OHT_LR_CONSTANT_WITH_WARMUP
+} oht_schedule;
+
+// Which parameters get no weight decay (spec transformers 3): biases and LayerNorm gains; biases only
+// (--wd_LN_gamma); every 1-D tensor, position embedding and class token (timm's rule).
+typedef enum oht_no_decay { OHT_NO_DECAY_BIAS_NORM, OHT_NO_DECAY_BIAS, OHT_NO_DECAY_VECTORS } oht_no_decay;
+
+typedef enum oht_resume { OHT_RESUME_AUTO, OHT_RESUME_NEVER, OHT_RESUME_MUST } oht_resume;
+
+typedef struct oht_model_config {
+    oht_model_type type;
+    int64_t layers, width, heads, ffn;
+    int64_t vocab_size;
+    int64_t max_tokens;   // rows of the position table (OPT adds 2)
+    int64_t embed_width;  // token embedding width; differs from width => project_in/out (OPT only)
+    oht_norm_place norm;  // OPT: pre (with a final LayerNorm) or post (without, hub opt-350m); BERT: post
+    double layernorm_eps, init_std;
+    double dropout, attention_dropout;
+    char attention[64];   // as written: vanilla | softmax1 | clipped(G:Z) | clippedsoftmax1(G:Z) | entmax15 | ...
+    double alpha;         // 0 = unset; gamma = -alpha / T
+    oht_gate_kind gate;
+    oht_gate_form gate_form;
+    double gate_init;     // pi_0
+    bool gate_fine_tuning; // c = 1 / pi_0, small linear weights
+} oht_model_config;
+
+typedef struct oht_data_config {
+    char path[OHT_PATH];
+    int64_t tokens;       // T; 0 = the file's block size
+    double mlm_probability;
+} oht_data_config;
+
+typedef struct oht_train_config {
+    int64_t steps, global_batch, micro_batch;
+    int64_t seed;
+    char precision[8];    // fp32
+    double lr;
+    oht_schedule schedule;
+    int64_t warmup_steps, cycles;
+    double lr_power, lr_end, final_lr_fraction;
+    double beta1, beta2, eps, weight_decay;
+    oht_no_decay no_decay;
+    double clip;          // global L2 norm; 0 = off
+    int64_t eval_every;   // steps; 0 = only at the end
+    int64_t log_every;
+    bool recompute;       // drop each block's saved tensors, run its forward again before its backward
+    int64_t reduce_bytes; // piece of a gradient all-reduce
+} oht_train_config;
+
+typedef struct oht_eval_config {
+    int64_t batch;            // sequences per global evaluation batch (metrics are formed per batch)
+    int64_t micro_batch;      // sequences a rank processes at once
+    int64_t max_batches;      // 0 = all
+    int64_t kurtosis_batches; // batches that count for kurtosis
+    int64_t inf_norm_batches; // batches that count for the infinity norm, 0 = all
+    int64_t mask_seed;        // of the MLM masks
+    int64_t train_eval_batches; // as max_batches, for the evaluations during training
+} oht_eval_config;
+
+typedef struct oht_outliers_config {
+    int64_t every;      // steps between measurements while training; 0 = off
+    double publish_s;   // seconds between publications of outliers.h5
+} oht_outliers_config;
+
+typedef struct oht_run_config {
+    char device[8];     // auto | cpu
+    oht_resume resume;
+    int64_t checkpoint_every; // steps; 0 = only at the end
+    int64_t keep_checkpoints;
+    char progress[8];   // auto | bar | lines
+} oht_run_config;
+
+typedef struct oht_compat_config {
+    bool micro_batch_mean; // loss = mean of micro-batch means, as the reference accumulates
+} oht_compat_config;
+
+typedef struct oht_config {
+    oht_model_config model;
+    oht_data_config data;
+    oht_train_config train;
+    oht_eval_config eval;
+    oht_outliers_config outliers;
+    oht_run_config run;
+    oht_compat_config compat;
+} oht_config;
+
+// Everything at its default (the demo configuration). Local.
+void oht_config_defaults(oht_config *cfg);
+// Applies a YAML file of sections and keys. CONFIG error names file, line, key, found, allowed, nearest key. Local.
+OHT_CHECKED oht_status oht_config_load(oht_config *cfg, const char *path);
+// Applies one "section.key=value" (from the command line). Local.
+OHT_CHECKED oht_status oht_config_set(oht_config *cfg, const char *assignment);
+// Checks what no single key can: heads divide width, attention parses, alpha needs a bare clipped form, ... Local.
+OHT_CHECKED oht_status oht_config_check(const oht_config *cfg);
+// Writes the resolved configuration as YAML (every key, with its help as comment when `comments`). Local.
+OHT_CHECKED oht_status oht_config_write(const oht_config *cfg, FILE *out, bool comments);
+// The same text as a string, freed with oht_free. Local.
+OHT_CHECKED oht_status oht_config_text(const oht_config *cfg, char **out);
+// Help for every key: name, type, default, range, unit, meaning. Local.
+void oht_config_help(FILE *out);
+// As above as a Markdown table: the reference in jobs/README.md is made from it and a test compares. Local.
+void oht_config_reference(FILE *out);
+// CONFIG error that lists the keys whose values differ between a stored run and this one and may not. Local.
+OHT_CHECKED oht_status oht_config_same_run(const oht_config *stored, const oht_config *now, const char *rundir);
+
+// Attention parsed: base, and for clipped forms y = clip((zeta - gamma) p + gamma, 0, 1).
+typedef struct oht_assoc_spec {
+    oht_assoc_kind kind;
+    bool clipped;
+    double gamma, zeta;
+} oht_assoc_spec;
+
+// Parses model.attention with model.alpha for rows of `tokens` keys. Local.
+OHT_CHECKED oht_status oht_assoc_parse(const oht_model_config *model, int64_t tokens, oht_assoc_spec *out);

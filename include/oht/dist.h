@@ -1,0 +1,38 @@
+// Ranks: a thin layer over MPI (3.1 calls only). One world communicator; errors come back as COMM and main aborts the job.
+// Without mpirun it is a world of one.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "oht/status.h"
+
+typedef struct oht_comm oht_comm;
+
+OHT_CHECKED oht_status oht_comm_init(int *argc, char ***argv, oht_comm **out); // Collective. MPI_Init inside.
+void oht_comm_finalize(oht_comm *comm);                                       // Collective.
+void oht_comm_abort(oht_comm *comm, int code) __attribute__((noreturn));     // Local: ends every rank.
+int oht_comm_rank(const oht_comm *comm);
+int oht_comm_size(const oht_comm *comm);
+int oht_comm_local_rank(const oht_comm *comm); // among the ranks of this node
+const char *oht_comm_node(const oht_comm *comm);
+
+// Collective. Every rank gets the worst status and the message of the first rank that failed; all return the same.
+// Call it after each phase that can fail on one rank alone.
+OHT_CHECKED oht_status oht_agree(oht_comm *comm, oht_status status);
+// The rank whose error oht_agree passed on last.
+int oht_agree_rank(const oht_comm *comm);
+
+// Collective, in place, same count on all ranks.
+OHT_CHECKED oht_status oht_sum_f32(oht_comm *comm, float *x, size_t n, size_t piece_bytes); // blocking pieces (hpc.md 1.3)
+OHT_CHECKED oht_status oht_sum_f64(oht_comm *comm, double *x, size_t n);
+OHT_CHECKED oht_status oht_max_f64(oht_comm *comm, double *x, size_t n);
+OHT_CHECKED oht_status oht_sum_i64(oht_comm *comm, int64_t *x, size_t n);
+OHT_CHECKED oht_status oht_broadcast(oht_comm *comm, void *bytes, size_t n, int root);
+OHT_CHECKED oht_status oht_barrier(oht_comm *comm);
+// Rank r's n bytes land at out + r * n on the root; out may be NULL elsewhere.
+OHT_CHECKED oht_status oht_gather_bytes(oht_comm *comm, const void *bytes, size_t n, void *out, int root);
+// Blocking point-to-point, for work that is handed out in pieces (prepare).
+OHT_CHECKED oht_status oht_send(oht_comm *comm, const void *bytes, size_t n, int to);
+OHT_CHECKED oht_status oht_receive(oht_comm *comm, void *bytes, size_t n, int from);

@@ -1,0 +1,69 @@
+// The operations models are recorded with; src/ops/<name>.c holds shape rule, forward, backward and FLOPs of each side
+// by side. All record on a graph and return the result; wrong shapes stick as the graph's error (graph.h). B samples,
+// T tokens, C width: activations are (B,T,C), or (M,C) for M picked rows.
+#pragma once
+
+#include "oht/graph.h"
+
+// y[b,t] = table[tokens[b,t]]. tokens: (B,T) i32; table: (V,E). No gradient reaches row padding_id (-1: every row).
+oht_value oht_embedding(oht_graph *g, oht_value tokens, oht_value table, int64_t padding_id);
+// y[b,t] = x[b,t] + table[offset + t]; broadcast: + table[offset] for every t (BERT's token type 0).
+oht_value oht_add_rows(oht_graph *g, oht_value x, oht_value table, int64_t offset, bool broadcast);
+// y = act(x w^T + b); w: (M,K); b: (M) or OHT_NONE.
+oht_value oht_linear_act(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_act act);
+oht_value oht_linear(oht_graph *g, oht_value x, oht_value w, oht_value b);
+// LayerNorm over the last axis, biased variance.
+oht_value oht_layernorm(oht_graph *g, oht_value x, oht_value gamma, oht_value beta, float eps);
+// y = Drop(x); in evaluation or with p = 0 it returns x itself.
+oht_value oht_dropout(oht_graph *g, oht_value x, float p);
+// y = x + Drop(f): the residual connection.
+oht_value oht_residual(oht_graph *g, oht_value x, oht_value f, float p);
+// Multi-head association (backend.h). qkv: (B,T,3C); mask: (B,T) u8 or OHT_NONE; p: dropout on P. The (B,H,T) row
+// normaliser comes back in *row when row != NULL. Taps inside (recorded when the graph is in evaluation mode and asks for
+// them): scores, probs.
+oht_value oht_association(oht_graph *g, oht_value qkv, oht_value mask, oht_assoc_spec f, int heads, bool causal, float p,
+                          oht_value *row);
+// Gate (spec transformers 1.5): c pi ctx. w: parameters in the spec's order, n_w of them. *pi for taps when not NULL.
+oht_value oht_gate_heads(oht_graph *g, oht_value x, oht_value ctx, const oht_value *w, int n_w, oht_gate gate, oht_value *pi);
+// y[i] = rows of x picked by index; x: (B,T,C), index: (picked) i32 into B*T; y: (picked, C).
+oht_value oht_gather(oht_graph *g, oht_value x, oht_value index);
+// Head and loss in one: logits = x w^T (+ b), loss = sum over rows of -log softmax(logits)[label], label -1 ignored.
+// Works in chunks of rows and never holds all logits. In training it forms its gradients in the same pass (its forward
+// does nothing, its backward everything, run->loss_sum included), scaled by run->loss_scale.
+oht_value oht_lm_head(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_value labels);
+
+// ---- taps ----------------------------------------------------------------------------------------------------------
+// Marks a tensor the paper talks about; returns it unchanged. Costs nothing unless an observer is installed.
+
+// What one row of the row-wise metrics is.
+typedef enum oht_tap_kind {
+    OHT_TAP_SEQUENCE,  // one sample: T * C values
+    OHT_TAP_TOKEN,     // one token: C values
+    OHT_TAP_NULL_MASS, // (B,H,T) row normaliser of softmax_1 -> mean null mass per head
+    OHT_TAP_GATE       // gate values pi -> mean per head
+} oht_tap_kind;
+
+// Which of the paper's metrics a tap counts in (spec transformers 4).
+enum {
+    OHT_IN_KURTOSIS = 1, // avg_kurtosis, max_kurtosis
+    OHT_IN_INF = 2,      // max_inf_norm
+    OHT_IN_FFN_INF = 4,  // max_ffn_inf_norm
+    OHT_IN_LAYER_INF = 8 // max_layer_inf_norm
+};
+
+typedef struct oht_tap_info {
+    char name[OHT_NODE_NAME]; // "layer.3.ffn.out"
+    oht_tap_kind kind;
+    int roles;
+    int index; // position in the graph's list of taps
+    int layer; // -1 outside layers
+} oht_tap_info;
+
+struct oht_observer {
+    // x: view with this micro-batch's valid rows. Called in forward order, first pass only.
+    void (*see)(oht_observer *self, const oht_run *run, const oht_tap_info *tap, oht_tensor x);
+};
+
+// For GATE and NULL_MASS taps too. name is relative to the scope; layer as in oht_tap_info.
+oht_value oht_tap(oht_graph *g, oht_value x, const char *name, oht_tap_kind kind, int roles, int layer);
+int oht_graph_taps(const oht_graph *g, const oht_tap_info **out); // number of taps; *out owned by the graph

@@ -1,0 +1,45 @@
+// Training and evaluation: the run directory, checkpoints, schedules, the loop.
+#pragma once
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "oht/backend.h"
+#include "oht/config.h"
+#include "oht/dist.h"
+#include "oht/model.h"
+#include "oht/outliers.h"
+#include "oht/status.h"
+
+// Learning rate of the update after t completed ones (spec transformers 3; the first update of a warm-up uses 0). Local.
+double oht_learning_rate(const oht_train_config *cfg, int64_t t);
+
+// ---- state: everything a checkpoint holds ---------------------------------------------------------------------------
+typedef struct oht_state {
+    float *param, *m, *v;   // flat, device memory
+    float *grad;            // not saved
+    int64_t step;           // completed updates
+} oht_state;
+
+// ---- checkpoints: RUNDIR/checkpoints/step-00001000.h5, rank 0 writes -------------------------------------------------
+// One dataset per parameter under /param/NAME (attribute hf_name), moments under /adam_m, /adam_v; attributes step, config.
+OHT_CHECKED oht_status oht_checkpoint_write(const char *rundir, const oht_config *cfg, const oht_params *params,
+                                            oht_backend *be, const oht_state *state, int64_t keep);
+// Newest good checkpoint of a run directory into state; a damaged one is reported (warning) and the one before is used.
+// *found = false when there is none at all. moments: also read m and v. DATA error when all are damaged or the model differs.
+OHT_CHECKED oht_status oht_checkpoint_read(const char *rundir, const oht_params *params, oht_backend *be, oht_state *state,
+                                           bool moments, bool *found);
+
+// ---- signals ---------------------------------------------------------------------------------------------------------
+void oht_signals_install(void);      // SIGUSR1, SIGTERM set a flag
+bool oht_signals_stop_asked(void);
+
+// ---- evaluation ------------------------------------------------------------------------------------------------------
+// Loss, perplexity and outlier metrics over the validation split. Collective; the same result on all ranks, whatever their number.
+OHT_CHECKED oht_status oht_evaluate(oht_comm *comm, const oht_config *cfg, oht_run *run, oht_stats *stats, const char *data_path,
+                                    int64_t max_batches, oht_eval_result *out);
+
+// ---- training --------------------------------------------------------------------------------------------------------
+// Trains as configured into rundir, resuming what is there. Returns OHT_STOPPED after SIGUSR1/SIGTERM and a checkpoint. Collective.
+OHT_CHECKED oht_status oht_train(oht_comm *comm, const oht_config *cfg, const char *rundir);
