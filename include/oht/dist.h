@@ -18,11 +18,15 @@ int oht_comm_size(const oht_comm *comm);
 int oht_comm_local_rank(const oht_comm *comm); // among the ranks of this node
 const char *oht_comm_node(const oht_comm *comm);
 
-// Collective. Every rank gets the worst status and the message of the first rank that failed; all return the same.
-// Call it after each phase that can fail on one rank alone.
+// Collective. Rank 0 logs one line a node (ranks, cores, threads) and warns where threads outnumber the cores they may use.
+OHT_CHECKED oht_status oht_comm_describe(oht_comm *comm);
+
+// Collective. Every rank gets status and message of the first rank that failed, and all return the same. Any error is worse
+// than OHT_STOPPED, which is worse than OHT_OK. Call it after each phase that can fail on one rank alone.
 OHT_CHECKED oht_status oht_agree(oht_comm *comm, oht_status status);
-// The rank whose error oht_agree passed on last.
+// The rank whose error the last oht_agree passed on, -1 when it found none; and the node of that rank.
 int oht_agree_rank(const oht_comm *comm);
+const char *oht_agree_node(const oht_comm *comm);
 
 // Collective, in place, same count on all ranks.
 OHT_CHECKED oht_status oht_sum_f32(oht_comm *comm, float *x, size_t n, size_t piece_bytes); // blocking pieces (hpc.md 1.3)
