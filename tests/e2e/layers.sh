@@ -15,7 +15,7 @@ only() {
         bad=1
     fi
 }
-only '\bMPI_[A-Z]' src/dist src/main.c
+only '\bMPI_[A-Z][A-Za-z_]* *\(' src/dist src/main.c
 only '\bH5[A-Z]+[a-z_]+[a-z0-9_]* *\(' src/base/h5
 only '\b(malloc|calloc|realloc|aligned_alloc|posix_memalign)\(' src/base/memory.c
 only '\b(cuda|cublas|nccl)[A-Z]' kernels/cuda
