@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# ohtrain against PyTorch eager (newest release) on the same cores, alternating in one run: tokens/s, peak memory, and the
+# share of this machine's SGEMM rate. Installs PyTorch into build/peer; nothing else in the project needs it.
+#   tests/bench/compare.sh [opt] [bert]      THREADS=2 ROUNDS=2 STEPS=3 PEER_PYTHON=/path/to/python
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+source env/common.sh
+threads=${THREADS:-2} rounds=${ROUNDS:-2} steps=${STEPS:-3}
+python=${PEER_PYTHON:-build/peer/bin/python}
+if [ ! -x "$python" ]; then
+    python3 -m venv build/peer
+    build/peer/bin/pip install -q torch numpy
+fi
+[ -x build/release/ohtrain ] || build build/release
+out=build/compare
+mkdir -p "$out"
+models=("$@")
+[ ${#models[@]} -gt 0 ] || models=(opt bert)
+
+export OMP_NUM_THREADS=$threads
+for model in "${models[@]}"; do
+    job=jobs/opt-125m.yaml tokens=512
+    if [ "$model" = bert ]; then job=jobs/bert-base.yaml tokens=128; fi
+    for ((round = 0; round < rounds; round++)); do
+        build/release/ohtrain bench -c $job --steps "$steps" --json "$out/$model-$round.json" --quiet \
+            model.attention=softmax1 data.tokens=$tokens train.micro_batch=4 train.global_batch=4 >/dev/null
+        "$python" tests/bench/peer_pytorch.py --model "$model" --steps "$steps" --threads "$threads" \
+            --json "$out/$model-peer-$round.json" >/dev/null
+    done
+done
+"$python" - "$out" "$rounds" "${models[@]}" <<'EOF'
+import json, statistics, sys
+out, rounds, models = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+for m in models:
+    ours = [json.load(open(f"{out}/{m}-{r}.json")) for r in range(rounds)]
+    peer = [json.load(open(f"{out}/{m}-peer-{r}.json")) for r in range(rounds)]
+    med = lambda runs, key: statistics.median(r[key] for r in runs)
+    n = peer[0]["parameters"]
+    print(f"{m}: ohtrain {med(ours, 'tokens_per_s'):.0f} tokens/s, {peer[0]['peer']} {med(peer, 'tokens_per_s'):.0f}: "
+          f"{med(ours, 'tokens_per_s') / med(peer, 'tokens_per_s'):.2f} times")
+    print(f"   share of the SGEMM rate {med(ours, 'gemm_share'):.3f}; memory beyond 16 bytes a parameter: "
+          f"{(med(ours, 'peak_rss_bytes') - 16 * n) / 2**20:.0f} MiB against {med(peer, 'beyond_16_bytes_a_parameter') / 2**20:.0f} MiB")
+EOF
