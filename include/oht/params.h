@@ -49,6 +49,7 @@ OHT_CHECKED oht_status oht_params_add(oht_params *params, const oht_param *param
 OHT_CHECKED oht_status oht_params_layout(oht_params *params);
 int64_t oht_params_count(const oht_params *params); // without padding: the published number
 const oht_param *oht_params_find(const oht_params *params, const char *name);
-// Fills flat (host) from the table: element e of parameter i is a pure function of (seed, i, e).
+// Fills flat (host) from the table: element e of a parameter is a pure function of (seed, its name, e), so models that
+// differ in their gates only start from the same weights elsewhere.
 void oht_params_init(const oht_params *params, float *flat, uint64_t seed);
 bool oht_param_decays(const oht_param *param, oht_no_decay rule);
