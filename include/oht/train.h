@@ -36,9 +36,12 @@ void oht_signals_install(void);      // SIGUSR1, SIGTERM set a flag
 bool oht_signals_stop_asked(void);
 
 // ---- evaluation ------------------------------------------------------------------------------------------------------
-// Loss, perplexity and outlier metrics over the validation split. Collective; the same result on all ranks, whatever their number.
-OHT_CHECKED oht_status oht_evaluate(oht_comm *comm, const oht_config *cfg, oht_run *run, oht_stats *stats, const char *data_path,
-                                    int64_t max_batches, oht_eval_result *out);
+typedef struct oht_session oht_session; // session.h
+
+// Loss (exact mean over labels), perplexity and outlier metrics over the validation split, at most max_batches global
+// batches (0 = all), in file order. The session's eval_stats hold the reduced statistics afterwards. OHT_STOPPED when a rank
+// was asked to stop. Collective; the same result on all ranks, and to rounding whatever their number.
+OHT_CHECKED oht_status oht_evaluate(oht_session *s, int64_t max_batches, oht_eval_result *out);
 
 // ---- training --------------------------------------------------------------------------------------------------------
 // Trains as configured into rundir, resuming what is there. Returns OHT_STOPPED after SIGUSR1/SIGTERM and a checkpoint. Collective.

@@ -1,0 +1,118 @@
+// Evaluation over the validation split (spec transformers 4). The global batches of eval.batch sequences come in file
+// order, whatever the number of ranks; per batch the ranks' loss sums and label counts are added, and the batches are
+// combined in order:
+//
+//   loss       = sum_b loss_b / sum_b labels_b                     exact mean over labels
+//   perplexity = exp(sum_b n_b l_b / sum_b n_b)                    l_b mean of batch b, n_b its sequences
+//
+// Kurtosis and infinity norm look at the first eval.kurtosis_batches and eval.inf_norm_batches batches only.
+#include <math.h>
+#include <string.h>
+
+#include "oht/log.h"
+#include "oht/memory.h"
+#include "oht/session.h"
+
+typedef struct sums {
+    double loss, labels;         // over everything
+    double weighted, sequences;  // sum n_b l_b, sum n_b over batches that have labels
+    int64_t rows, batches;
+} sums;
+
+static oht_status start_loader(oht_session *s, int64_t batches, oht_loader **out) {
+    const oht_config *cfg = s->cfg;
+    oht_loader_config lc = {.split = OHT_SPLIT_VALIDATION,
+                            .mlm = s->mlm,
+                            .mlm_probability = cfg->data.mlm_probability,
+                            .seed = (uint64_t)cfg->train.seed,
+                            .mask_seed = (uint64_t)cfg->eval.mask_seed,
+                            .global_batch = cfg->eval.batch,
+                            .micro_batch = oht_graph_rows(s->eval_graph),
+                            .first = 0,
+                            .count = batches,
+                            .rank = oht_comm_rank(s->comm),
+                            .size = oht_comm_size(s->comm)};
+    return oht_loader_create(out, cfg->data.path, &lc);
+}
+
+// Forward of this rank's part of one batch; returns its loss sum.
+static double forward(oht_session *s, const oht_step_batch *batch, bool observe, bool kurtosis) {
+    oht_run *run = s->eval;
+    double loss = 0;
+    run->step = (uint32_t)batch->index;
+    run->observer = observe ? oht_stats_observer(s->eval_stats) : NULL;
+    oht_stats_count_kurtosis(s->eval_stats, kurtosis);
+    for (int64_t i = 0, row = 0; i < batch->n_micro; row += batch->micro[i++].rows) {
+        const oht_batch *b = &batch->micro[i];
+        if (b->rows == 0) continue;
+        if (observe) oht_stats_row_ids(s->eval_stats, batch->row_id + row);
+        oht_session_feed(s, run, b);
+        oht_run_forward(run);
+        if (b->n_labels > 0) loss += run->loss_sum;
+    }
+    run->observer = NULL;
+    return loss;
+}
+
+static oht_status one_batch(oht_session *s, oht_loader *loader, int64_t index, sums *all) {
+    const oht_eval_config *ec = &s->cfg->eval;
+    const oht_step_batch *batch = NULL;
+    oht_status status = oht_loader_next(loader, &batch);
+    if (status == OHT_OK && !batch)
+        status = oht_error_set(OHT_INTERNAL, __FILE__, __LINE__, "no data for evaluation batch %lld", (long long)index);
+    double part[4] = {0, 0, oht_signals_stop_asked(), 0}; // loss sum, labels, stop, failed
+    if (status == OHT_OK) {
+        part[0] = forward(s, batch, ec->inf_norm_batches == 0 || index < ec->inf_norm_batches, index < ec->kurtosis_batches);
+        part[1] = (double)batch->n_labels;
+        status = s->be->sync(s->be);
+    }
+    part[3] = status != OHT_OK;
+    OHT_TRY(oht_sum_f64(s->comm, part, 4));
+    if (part[3] > 0) OHT_TRY(oht_agree(s->comm, status));
+    if (part[2] > 0) OHT_FAIL(OHT_STOPPED, "asked to stop during an evaluation");
+    all->loss += part[0];
+    all->labels += part[1];
+    all->rows += batch->global_rows;
+    all->batches++;
+    if (part[1] > 0) {
+        all->weighted += (double)batch->global_rows * (part[0] / part[1]);
+        all->sequences += (double)batch->global_rows;
+    }
+    return OHT_OK;
+}
+
+static oht_status all_batches(oht_session *s, oht_loader *loader, int64_t batches, oht_eval_result *out) {
+    sums all = {0};
+    oht_stats_reset(s->eval_stats);
+    for (int64_t b = 0; b < batches; b++) {
+        OHT_TRY(one_batch(s, loader, b, &all));
+        oht_progress(b + 1, batches, false, "evaluation, loss %.4f", all.labels > 0 ? all.loss / all.labels : 0.0);
+    }
+    oht_progress_end();
+    OHT_TRY(oht_stats_reduce(s->eval_stats, s->comm));
+    out->loss = all.labels > 0 ? all.loss / all.labels : 0;
+    out->perplexity = all.sequences > 0 ? exp(all.weighted / all.sequences) : 1; // may overflow to inf, as the reference's
+    out->sequences = all.rows;
+    out->batches = all.batches;
+    oht_stats_metrics(s->eval_stats, &out->outliers);
+    if (!isfinite(out->loss)) {
+        const char *tap = oht_stats_first_nonfinite(s->eval_stats);
+        OHT_FAIL(OHT_NUMERIC, "evaluation: the loss is %g; the first tensor with values that are not finite: %s", out->loss,
+                 tap ? tap : "none of the activations, it happened in the loss");
+    }
+    return OHT_OK;
+}
+
+oht_status oht_evaluate(oht_session *s, int64_t max_batches, oht_eval_result *out) {
+    memset(out, 0, sizeof(*out));
+    int64_t rows = s->text.rows[OHT_SPLIT_VALIDATION], size = s->cfg->eval.batch;
+    int64_t batches = (rows + size - 1) / size;
+    if (max_batches > 0 && max_batches < batches) batches = max_batches;
+    if (batches == 0)
+        OHT_FAIL(OHT_DATA, "%s: /validation/tokens has no rows, so nothing can be evaluated", s->cfg->data.path);
+    oht_loader *loader = NULL;
+    oht_status status = oht_agree(s->comm, start_loader(s, batches, &loader));
+    if (status == OHT_OK) status = all_batches(s, loader, batches, out);
+    oht_loader_destroy(loader);
+    return status;
+}

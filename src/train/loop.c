@@ -1,0 +1,283 @@
+// The training loop: run directory, resume, steps, log lines, evaluations, outlier measurements, checkpoints, stop.
+//
+// Rank 0 alone writes. What fails there between steps is kept as `pending` and rides on the next step's small all-reduce;
+// phases that all ranks enter together end with oht_agree. A checkpoint of step k is written after everything that
+// belongs to steps <= k is in metrics.jsonl and outliers.h5, so a resumed run can cut both back to k and repeat the rest.
+#include <math.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "oht/log.h"
+#include "oht/memory.h"
+#include "oht/session.h"
+#include "train/rundir.h"
+
+typedef struct trainer {
+    oht_session *s;
+    const oht_config *cfg;
+    oht_comm *comm;
+    bool root;
+    const char *path;    // run directory
+    oht_rundir dir;      // root
+    oht_report *report;  // root
+    oht_loader *loader;
+    oht_status pending;  // this rank's failure since the last agreement
+    int64_t saved;       // step of the newest checkpoint, -1 = none
+    bool owes_evaluation; // resumed at a step whose evaluation was cut off
+    // since the last log line
+    int64_t steps;
+    double since_s, waited_s;
+    // since the start
+    double begin_s;
+    int64_t begin_step;
+} trainer;
+
+static void note(trainer *t, oht_status status) {
+    if (t->pending == OHT_OK) t->pending = status;
+}
+
+// ---- evaluation and checkpoint ---------------------------------------------------------------------------------------
+static bool evaluation_due(const trainer *t, int64_t step) {
+    if (t->s->text.rows[OHT_SPLIT_VALIDATION] == 0 || step == 0) return false;
+    return step == t->cfg->train.steps || (t->cfg->train.eval_every > 0 && step % t->cfg->train.eval_every == 0);
+}
+
+// JSON has no inf and no nan.
+static const char *number(char out[32], double x) {
+    snprintf(out, 32, isfinite(x) ? "%.9g" : "null", x);
+    return out;
+}
+
+static oht_status record_evaluation(trainer *t, const oht_eval_result *r, double seconds) {
+    char n[7][32], line[1024];
+    const oht_outlier_metrics *o = &r->outliers;
+    long long step = (long long)t->s->state.step;
+    snprintf(line, sizeof(line),
+             "{\"step\": %lld, \"eval\": {\"loss\": %s, \"perplexity\": %s, \"sequences\": %lld, \"batches\": %lld, "
+             "\"max_inf_norm\": %s, \"max_ffn_inf_norm\": %s, \"max_layer_inf_norm\": %s, \"avg_kurtosis\": %s, "
+             "\"max_kurtosis\": %s, \"seconds\": %.3f}}",
+             step, number(n[0], r->loss), number(n[1], r->perplexity), (long long)r->sequences, (long long)r->batches,
+             number(n[2], o->max_inf_norm), number(n[3], o->max_ffn_inf_norm), number(n[4], o->max_layer_inf_norm),
+             number(n[5], o->avg_kurtosis), number(n[6], o->max_kurtosis), seconds);
+    OHT_TRY(oht_rundir_append(&t->dir, line));
+    OHT_TRY(oht_report_eval(t->report, step, r, t->s->eval_stats));
+    OHT_TRY(oht_report_publish(t->report, true));
+    oht_log("evaluation at step %lld: loss %.4f, perplexity %.3f, max inf norm %.3g, average kurtosis %.3g (%lld sequences, %.1f s)",
+            step, r->loss, r->perplexity, o->max_inf_norm, o->avg_kurtosis, (long long)r->sequences, seconds);
+    return OHT_OK;
+}
+
+static oht_status evaluate(trainer *t) {
+    double start = oht_clock_s();
+    oht_eval_result result;
+    OHT_TRY(oht_evaluate(t->s, t->cfg->eval.train_eval_batches, &result));
+    double seconds = oht_clock_s() - start;
+    oht_status status = t->pending;
+    if (t->root && status == OHT_OK) status = record_evaluation(t, &result, seconds);
+    t->since_s += oht_clock_s() - start;
+    return oht_agree(t->comm, status);
+}
+
+// Data-parallel ranks hold the same bits, or the run is worthless. Collective.
+static oht_status same_parameters(trainer *t) {
+    oht_session *s = t->s;
+    double x = s->be->sumsq(s->be, s->state.param, (int64_t)s->params->flat_count), range[2] = {x, -x};
+    OHT_TRY(oht_max_f64(t->comm, range, 2));
+    if (!(range[0] == -range[1]))
+        OHT_FAIL(OHT_INTERNAL, "the ranks' parameters differ at step %lld: squared norms from %.17g to %.17g\nfix: check that all nodes run the same program and MPI settings",
+                 (long long)s->state.step, -range[1], range[0]);
+    return OHT_OK;
+}
+
+static oht_status save(trainer *t) {
+    OHT_TRY(oht_rundir_sync(&t->dir));
+    OHT_TRY(oht_report_publish(t->report, true));
+    return oht_checkpoint_write(t->dir.path, t->cfg, t->s->params, t->s->be, &t->s->state, t->cfg->run.keep_checkpoints);
+}
+
+static oht_status checkpoint(trainer *t) {
+    double start = oht_clock_s();
+    OHT_TRY(same_parameters(t));
+    oht_status status = t->pending;
+    if (t->root && status == OHT_OK) status = save(t);
+    OHT_TRY(oht_agree(t->comm, status));
+    t->saved = t->s->state.step;
+    t->since_s += oht_clock_s() - start;
+    return OHT_OK;
+}
+
+// ---- steps -----------------------------------------------------------------------------------------------------------
+static void eta(char out[32], double seconds) {
+    long long s = (long long)seconds;
+    if (s >= 86400) snprintf(out, 32, "%lldd%02lldh", s / 86400, s / 3600 % 24);
+    else if (s >= 3600) snprintf(out, 32, "%lldh%02lldm", s / 3600, s / 60 % 60);
+    else snprintf(out, 32, "%lldm%02llds", s / 60, s % 60);
+}
+
+static oht_status log_step(trainer *t, const oht_step_result *r) {
+    const oht_train_config *tc = &t->cfg->train;
+    int64_t step = t->s->state.step;
+    bool due = step % tc->log_every == 0 || step == 1 || step == tc->steps;
+    double now = oht_clock_s(), step_s = (now - t->since_s) / (double)t->steps;
+    double tokens_per_s = (double)(tc->global_batch * t->s->tokens) / step_s, flops_per_s = r->flops * oht_comm_size(t->comm) / step_s;
+    char left[32];
+    eta(left, (now - t->begin_s) / (double)(step - t->begin_step) * (double)(tc->steps - step));
+    oht_progress(step, tc->steps, due, "loss %.4f  lr %.3g  %.0f tok/s  %.1f GFLOP/s  ETA %s", r->loss, r->lr, tokens_per_s,
+                 1e-9 * flops_per_s, left);
+    if (!due) return OHT_OK;
+    char line[512];
+    double wait = oht_loader_wait_s(t->loader);
+    snprintf(line, sizeof(line),
+             "{\"step\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"tokens_per_s\": %.6g, \"step_s\": %.6g, "
+             "\"data_wait_s\": %.6g}",
+             (long long)step, r->loss, r->lr, r->grad_norm, tokens_per_s, step_s, (wait - t->waited_s) / (double)t->steps);
+    t->waited_s = wait;
+    t->steps = 0;
+    t->since_s = oht_clock_s();
+    OHT_TRY(oht_rundir_append(&t->dir, line));
+    OHT_TRY(oht_report_curve(t->report, step, r->loss, r->lr, r->grad_norm));
+    return OHT_OK;
+}
+
+static oht_status one_step(trainer *t) {
+    oht_session *s = t->s;
+    const oht_config *cfg = t->cfg;
+    int64_t step = s->state.step + 1;
+    bool observe = cfg->outliers.every > 0 && step % cfg->outliers.every == 0;
+    const oht_step_batch *batch = NULL;
+    if (t->pending == OHT_OK) t->pending = oht_loader_next(t->loader, &batch);
+    oht_step_result r;
+    OHT_TRY(oht_step(s, batch, t->pending, observe, &r));
+    if (r.stop) OHT_FAIL(OHT_STOPPED, "asked to stop");
+    t->steps++;
+    if (observe) {
+        OHT_TRY(oht_stats_reduce(s->train_stats, t->comm));
+        if (t->root) note(t, oht_report_append(t->report, step, s->train_stats));
+    }
+    if (t->root) note(t, log_step(t, &r));
+    if (evaluation_due(t, step)) OHT_TRY(evaluate(t));
+    if (t->root && t->pending == OHT_OK) note(t, oht_report_publish(t->report, false));
+    if (cfg->run.checkpoint_every > 0 && step % cfg->run.checkpoint_every == 0) OHT_TRY(checkpoint(t));
+    return OHT_OK;
+}
+
+static oht_status run(trainer *t) {
+    oht_session *s = t->s;
+    oht_status status = t->owes_evaluation ? evaluate(t) : OHT_OK;
+    while (status == OHT_OK && s->state.step < t->cfg->train.steps) status = one_step(t);
+    oht_progress_end();
+    if (status != OHT_OK && status != OHT_STOPPED) return oht_error_frame(status, __FILE__, __LINE__);
+    if (t->saved != s->state.step) OHT_TRY(checkpoint(t));
+    if (status == OHT_STOPPED)
+        OHT_FAIL(OHT_STOPPED, "stopped on request after step %lld of %lld; the checkpoint is written\nfix: start the same command again to continue",
+                 (long long)s->state.step, (long long)t->cfg->train.steps);
+    return OHT_OK;
+}
+
+// ---- start -----------------------------------------------------------------------------------------------------------
+static oht_status prepare_root(trainer *t, bool *evaluated) {
+    char path[OHT_PATH + 32];
+    OHT_TRY(oht_rundir_metrics(&t->dir, t->s->state.step, evaluated));
+    snprintf(path, sizeof(path), "%s/outliers.h5", t->dir.path);
+    return oht_report_open(&t->report, path, t->cfg, t->s->train_stats, t->s->state.step);
+}
+
+// Finds out where the run stands, and cuts the records back to there. Collective.
+static oht_status resume(trainer *t) {
+    oht_session *s = t->s;
+    bool found, evaluated = false;
+    OHT_TRY(oht_session_restore(s, t->path, true, &found));
+    if (!found && t->cfg->run.resume == OHT_RESUME_MUST)
+        OHT_FAIL(OHT_CONFIG, "%s holds no checkpoint and run.resume = must\nfix: check -o, or run.resume=auto starts a new run", t->path);
+    t->saved = found ? s->state.step : -1;
+    if (found) oht_log("resuming at step %lld", (long long)s->state.step);
+    oht_status status = t->root ? prepare_root(t, &evaluated) : OHT_OK;
+    OHT_TRY(oht_agree(t->comm, status));
+    int64_t done = evaluated;
+    OHT_TRY(oht_broadcast(t->comm, &done, sizeof(done), 0));
+    t->owes_evaluation = !done && evaluation_due(t, s->state.step);
+    return OHT_OK;
+}
+
+static oht_status start_loader(trainer *t) {
+    const oht_config *cfg = t->cfg;
+    oht_loader_config lc = {.split = OHT_SPLIT_TRAIN,
+                            .mlm = t->s->mlm,
+                            .mlm_probability = cfg->data.mlm_probability,
+                            .seed = (uint64_t)cfg->train.seed,
+                            .mask_seed = (uint64_t)cfg->eval.mask_seed,
+                            .global_batch = cfg->train.global_batch,
+                            .micro_batch = oht_graph_rows(t->s->train_graph),
+                            .first = t->s->state.step,
+                            .count = cfg->train.steps - t->s->state.step,
+                            .rank = oht_comm_rank(t->comm),
+                            .size = oht_comm_size(t->comm)};
+    return oht_loader_create(&t->loader, cfg->data.path, &lc);
+}
+
+// mpirun binds a rank to one core unless told otherwise (hpc 1): more threads than cores are slow.
+static void warn_binding(const oht_session *s) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) < s->be->threads)
+        oht_warn("%d threads share %d core%s: mpirun binds ranks to cores; use mpirun --bind-to none, or OMP_NUM_THREADS=%d",
+                 s->be->threads, CPU_COUNT(&set), CPU_COUNT(&set) == 1 ? "" : "s", CPU_COUNT(&set));
+}
+
+static void announce(const trainer *t) {
+    const oht_session *s = t->s;
+    const oht_config *cfg = t->cfg;
+    oht_session_memory m = oht_session_bytes(s);
+    int size = oht_comm_size(t->comm);
+    warn_binding(s);
+    oht_log("%s, attention %s: %lld parameters; %lld + %lld sequences of %lld tokens", oht_model_type_name(cfg->model.type),
+            cfg->model.attention, (long long)oht_params_count(s->params), (long long)s->text.rows[0], (long long)s->text.rows[1],
+            (long long)s->tokens);
+    oht_log("%d rank%s x %d thread%s; MiB per rank: weights %.0f, gradients %.0f, optimizer %.0f, activations %.0f", size,
+            size == 1 ? "" : "s", s->be->threads, s->be->threads == 1 ? "" : "s", (double)m.weights / 1048576.0,
+            (double)m.gradients / 1048576.0, (double)m.optimizer / 1048576.0, (double)m.arena / 1048576.0);
+}
+
+static oht_status train(trainer *t) {
+    OHT_TRY(oht_session_create(&t->s, t->comm, t->cfg, NULL, OHT_FOR_TRAINING | OHT_FOR_EVALUATION));
+    oht_status status = t->root ? oht_rundir_open(&t->dir, t->path, t->cfg) : OHT_OK;
+    OHT_TRY(oht_agree(t->comm, status));
+    announce(t);
+    OHT_TRY(oht_session_allocate(t->s));
+    OHT_TRY(resume(t));
+    if (t->s->state.step >= t->cfg->train.steps && !t->owes_evaluation) {
+        oht_log("%s is finished: %lld of %lld steps are done", t->path, (long long)t->s->state.step, (long long)t->cfg->train.steps);
+        return OHT_OK;
+    }
+    OHT_TRY(oht_agree(t->comm, start_loader(t)));
+    t->since_s = t->begin_s = oht_clock_s();
+    t->begin_step = t->s->state.step;
+    status = run(t);
+    double total = oht_clock_s() - t->begin_s, watched = oht_stats_seconds(t->s->train_stats);
+    if (t->cfg->outliers.every > 0 && total > 0)
+        oht_log("outlier statistics took %.1f s of %.1f s (%.2f %%)", watched, total, 100 * watched / total);
+    if (status == OHT_OK) oht_log("finished after %.1f s: %s", total, t->path);
+    return status;
+}
+
+// Best effort: after a failure the report shows what was seen up to it. The error record stays the failure's.
+static void publish_last(trainer *t, oht_status status) {
+    if (!t->report || status == OHT_OK) return;
+    oht_error kept = *oht_error_last();
+    oht_status ignored = oht_report_publish(t->report, true);
+    (void)ignored;
+    *oht_error_last() = kept;
+}
+
+oht_status oht_train(oht_comm *comm, const oht_config *cfg, const char *rundir) {
+    trainer t = {.cfg = cfg, .comm = comm, .root = oht_comm_rank(comm) == 0, .path = rundir, .saved = -1};
+    t.dir.lock = t.dir.metrics = -1;
+    oht_signals_install();
+    oht_status status = train(&t);
+    publish_last(&t, status);
+    oht_loader_destroy(t.loader);
+    oht_report_close(t.report);
+    oht_rundir_close(&t.dir);
+    oht_session_destroy(t.s);
+    return status;
+}

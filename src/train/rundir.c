@@ -1,0 +1,135 @@
+// The run directory (see rundir.h). The lock is an flock on RUNDIR/.lock: the kernel drops it when the process ends, also
+// after kill -9. Ranks whose mpirun was killed live on for some seconds (hpc 1.1), so a new run waits a while for it.
+#include "train/rundir.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "oht/h5.h"
+#include "oht/log.h"
+#include "oht/memory.h"
+
+enum { LOCK_WAIT_S = 60 };
+
+static oht_status join(char *out, size_t size, const oht_rundir *r, const char *name) {
+    int n = snprintf(out, size, "%s/%s", r->path, name);
+    if (n < 0 || (size_t)n >= size) OHT_FAIL(OHT_CONFIG, "the path of the run directory is too long: %s", r->path);
+    return OHT_OK;
+}
+
+static oht_status lock(oht_rundir *r) {
+    char path[OHT_PATH + 32];
+    OHT_TRY(join(path, sizeof(path), r, ".lock"));
+    r->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (r->lock < 0) OHT_FAIL(OHT_IO, "cannot write into the run directory %s: %s\nfix: choose another one with -o", r->path, strerror(errno));
+    for (double start = oht_clock_s(); flock(r->lock, LOCK_EX | LOCK_NB) != 0;) {
+        if (errno == EINTR) continue;
+        if (errno != EWOULDBLOCK) return OHT_OK; // a file system without locks: go on without
+        if (oht_clock_s() - start > LOCK_WAIT_S)
+            OHT_FAIL(OHT_CONFIG, "another process is training in %s\nfix: wait for it, or choose another directory with -o", r->path);
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    }
+    return OHT_OK;
+}
+
+static oht_status settle_config(oht_rundir *r, const oht_config *cfg) {
+    char path[OHT_PATH + 32];
+    OHT_TRY(join(path, sizeof(path), r, "config.yaml"));
+    if (access(path, F_OK) == 0) {
+        if (cfg->run.resume == OHT_RESUME_NEVER)
+            OHT_FAIL(OHT_CONFIG, "%s holds a run already and run.resume = never\nfix: run.resume=auto continues it; or choose another directory with -o", r->path);
+        oht_config stored;
+        oht_config_defaults(&stored);
+        OHT_TRY(oht_config_load(&stored, path));
+        OHT_TRY(oht_config_same_run(&stored, cfg, r->path));
+    } else if (cfg->run.resume == OHT_RESUME_MUST) {
+        OHT_FAIL(OHT_CONFIG, "%s holds no run and run.resume = must\nfix: check -o, or run.resume=auto starts a new run", r->path);
+    }
+    char *text;
+    OHT_TRY(oht_config_text(cfg, &text));
+    oht_status status = oht_file_replace(path, text, strlen(text));
+    oht_free(text);
+    return status;
+}
+
+oht_status oht_rundir_open(oht_rundir *r, const char *path, const oht_config *cfg) {
+    memset(r, 0, sizeof(*r));
+    r->lock = r->metrics = -1;
+    if (strlen(path) >= sizeof(r->path)) OHT_FAIL(OHT_CONFIG, "the path of the run directory is too long: %s", path);
+    strcpy(r->path, path);
+    OHT_TRY(oht_make_folder(path));
+    OHT_TRY(lock(r));
+    OHT_TRY(settle_config(r, cfg));
+    return OHT_OK;
+}
+
+// Length of the leading lines that belong to steps <= step. A line that is not whole JSON (a kill while it was written)
+// ends the file.
+static size_t good_length(const char *text, size_t n, int64_t step, bool *evaluated) {
+    size_t at = 0;
+    *evaluated = false;
+    while (at < n) {
+        const char *end = memchr(text + at, '\n', n - at);
+        if (!end) break;
+        json_t *line = json_loadb(text + at, (size_t)(end - text) - at, 0, NULL);
+        json_t *number = json_object_get(line, "step");
+        bool keep = json_is_integer(number) && json_integer_value(number) <= step;
+        if (keep && json_integer_value(number) == step && json_object_get(line, "eval")) *evaluated = true;
+        json_decref(line);
+        if (!keep) break;
+        at = (size_t)(end - text) + 1;
+    }
+    return at;
+}
+
+static oht_status cut(oht_rundir *r, const char *path, int64_t step, bool *evaluated) {
+    struct stat info;
+    if (fstat(r->metrics, &info) != 0) OHT_FAIL(OHT_IO, "%s: %s", path, strerror(errno));
+    char *text;
+    OHT_TRY(OHT_ALLOC(&text, (size_t)info.st_size + 1, "metrics.jsonl"));
+    size_t n = 0;
+    for (ssize_t got = 1; n < (size_t)info.st_size && got > 0; n += got > 0 ? (size_t)got : 0)
+        got = pread(r->metrics, text + n, (size_t)info.st_size - n, (off_t)n);
+    size_t keep = good_length(text, n, step, evaluated);
+    oht_free(text);
+    if (keep < (size_t)info.st_size && ftruncate(r->metrics, (off_t)keep) != 0)
+        OHT_FAIL(OHT_IO, "cannot cut %s back to step %lld: %s", path, (long long)step, strerror(errno));
+    return OHT_OK;
+}
+
+oht_status oht_rundir_metrics(oht_rundir *r, int64_t step, bool *evaluated) {
+    char path[OHT_PATH + 32];
+    OHT_TRY(join(path, sizeof(path), r, "metrics.jsonl"));
+    r->metrics = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (r->metrics < 0) OHT_FAIL(OHT_IO, "cannot open %s: %s", path, strerror(errno));
+    return cut(r, path, step, evaluated);
+}
+
+oht_status oht_rundir_append(oht_rundir *r, const char *line) {
+    char text[2048];
+    int n = snprintf(text, sizeof(text), "%s\n", line);
+    if (n < 0 || (size_t)n >= sizeof(text)) OHT_FAIL(OHT_INTERNAL, "a line of metrics.jsonl of %d bytes", n);
+    ssize_t written = write(r->metrics, text, (size_t)n);
+    if (written != n)
+        OHT_FAIL(OHT_IO, "cannot append to %s/metrics.jsonl: %s\nfix: free some space and start the same command again; it continues from the last checkpoint", r->path,
+                 written < 0 ? strerror(errno) : "no space left for the whole line");
+    return OHT_OK;
+}
+
+oht_status oht_rundir_sync(oht_rundir *r) {
+    if (fdatasync(r->metrics) != 0 && errno != EINVAL)
+        OHT_FAIL(OHT_IO, "cannot write %s/metrics.jsonl to the disk: %s", r->path, strerror(errno));
+    return OHT_OK;
+}
+
+void oht_rundir_close(oht_rundir *r) {
+    if (r->metrics >= 0) close(r->metrics);
+    if (r->lock >= 0) close(r->lock);
+    r->metrics = r->lock = -1;
+}

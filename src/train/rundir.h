@@ -1,0 +1,22 @@
+// A run directory as its owner, rank 0, sees it: config.yaml, the lock, metrics.jsonl (architecture 2.3). Local.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "oht/config.h"
+#include "oht/status.h"
+
+typedef struct oht_rundir {
+    char path[OHT_PATH];
+    int lock, metrics; // descriptors, -1 = closed
+} oht_rundir;
+
+// Makes the folder, locks it against a second run, compares a configuration found there with cfg, and writes config.yaml.
+OHT_CHECKED oht_status oht_rundir_open(oht_rundir *r, const char *path, const oht_config *cfg);
+// Drops everything after `step` from metrics.jsonl and opens it for appending. *evaluated: it holds the evaluation of `step`.
+OHT_CHECKED oht_status oht_rundir_metrics(oht_rundir *r, int64_t step, bool *evaluated);
+// Appends one line (text without newline) in one write.
+OHT_CHECKED oht_status oht_rundir_append(oht_rundir *r, const char *line);
+OHT_CHECKED oht_status oht_rundir_sync(oht_rundir *r);
+void oht_rundir_close(oht_rundir *r);

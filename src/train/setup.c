@@ -1,0 +1,290 @@
+// A session: everything training, evaluation and bench need, created in phases that can fail on one rank alone, each ended
+// by oht_agree, so that all ranks go on together or return the same error (include/oht/session.h).
+//
+// Memory of one rank, in floats: parameters n; for training gradients n and AdamW moments 2n; one arena as large as
+// the larger of the two plans.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "oht/h5.h"
+#include "oht/memory.h"
+#include "oht/session.h"
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+// ---- the data ------------------------------------------------------------------------------------------------------
+static oht_status check_text(const oht_session *s) {
+    const oht_config *cfg = s->cfg;
+    const oht_text_info *t = &s->text;
+    if (t->mlm != s->mlm)
+        OHT_FAIL(OHT_DATA,
+                 "%s holds data for %s language modelling, but model.type = %s learns by %s\nfix: prepare the text with "
+                 "the other tokenizer, or set model.type = %s",
+                 cfg->data.path, t->mlm ? "masked" : "causal", oht_model_type_name(cfg->model.type),
+                 s->mlm ? "masking" : "predicting the next token", t->mlm ? "bert" : "opt");
+    if (cfg->data.tokens != 0 && cfg->data.tokens != t->tokens)
+        OHT_FAIL(OHT_DATA, "%s has rows of %lld tokens, but data.tokens = %lld\nfix: set data.tokens = %lld (or 0), or prepare the text again with --tokens %lld",
+                 cfg->data.path, (long long)t->tokens, (long long)cfg->data.tokens, (long long)t->tokens,
+                 (long long)cfg->data.tokens);
+    if (t->vocab_size > cfg->model.vocab_size)
+        OHT_FAIL(OHT_DATA, "%s has a vocabulary of %lld tokens, but model.vocab_size = %lld\nfix: set model.vocab_size = %lld", cfg->data.path,
+                 (long long)t->vocab_size, (long long)cfg->model.vocab_size, (long long)t->vocab_size);
+    if ((s->parts & OHT_FOR_TRAINING) && t->rows[OHT_SPLIT_TRAIN] < 1)
+        OHT_FAIL(OHT_DATA, "%s: /train/tokens has no rows", cfg->data.path);
+    return OHT_OK;
+}
+
+static oht_status open_text(oht_session *s) {
+    oht_h5_silence();
+    oht_text *text = NULL;
+    OHT_TRY(oht_text_open(&text, s->cfg->data.path));
+    s->text = *oht_text_info_of(text);
+    oht_text_close(text);
+    return check_text(s);
+}
+
+// Do all ranks read the same file? (Nodes may hold different copies.) Collective.
+static oht_status same_text(oht_session *s) {
+    struct {
+        int64_t number[4];
+        char sha[sizeof(s->text.source_sha256)];
+    } mine, root;
+    memset(&mine, 0, sizeof(mine));
+    mine.number[0] = s->text.rows[0];
+    mine.number[1] = s->text.rows[1];
+    mine.number[2] = s->text.tokens;
+    mine.number[3] = s->text.vocab_size;
+    memcpy(mine.sha, s->text.source_sha256, sizeof(mine.sha));
+    root = mine;
+    OHT_TRY(oht_broadcast(s->comm, &root, sizeof(root), 0));
+    oht_status status = OHT_OK;
+    if (memcmp(&root, &mine, sizeof(mine)) != 0)
+        status = oht_error_set(OHT_DATA, __FILE__, __LINE__, "%s on node %s is another file than on rank 0: %lld training rows (rank 0: %lld), source %.12s (rank 0: %.12s)",
+                               s->cfg->data.path, oht_comm_node(s->comm), (long long)mine.number[0],
+                               (long long)root.number[0], mine.sha, root.sha);
+    return oht_agree(s->comm, status);
+}
+
+// ---- model and graphs ------------------------------------------------------------------------------------------------
+static oht_status make_segments(oht_session *s) {
+    const oht_params *params = s->params;
+    // Order of offsets: parameters are few, so sort their indices by insertion.
+    int *order;
+    OHT_TRY(OHT_ALLOC(&order, (size_t)params->n, "parameter order"));
+    for (int i = 0; i < params->n; i++) {
+        int j = i;
+        for (; j > 0 && params->item[order[j - 1]].offset > params->item[i].offset; j--) order[j] = order[j - 1];
+        order[j] = i;
+    }
+    oht_status status = OHT_ALLOC(&s->segment, (size_t)params->n + 1, "decay segments");
+    for (int j = 0; status == OHT_OK && j < params->n; j++) {
+        const oht_param *p = &params->item[order[j]];
+        bool decays = oht_param_decays(p, s->cfg->train.no_decay);
+        if (s->n_segments > 0 && s->segment[s->n_segments - 1].decays == decays) continue;
+        // Padding in front of a parameter goes with the one before it: it is zero and stays zero either way.
+        size_t first = s->n_segments == 0 ? 0 : p->offset;
+        s->segment[s->n_segments++] = (oht_segment){.first = first, .decays = decays};
+    }
+    for (size_t i = 0; i < s->n_segments; i++) {
+        size_t end = i + 1 < s->n_segments ? s->segment[i + 1].first : params->flat_count;
+        s->segment[i].count = end - s->segment[i].first;
+    }
+    oht_free(order);
+    return status;
+}
+
+static oht_status record(oht_session *s, oht_graph **out, oht_mode mode, int64_t rows) {
+    oht_value loss = OHT_NONE;
+    bool recompute = mode == OHT_TRAIN && s->cfg->train.recompute;
+    OHT_TRY(oht_graph_create(out, s->be, s->params, mode, rows, s->tokens));
+    OHT_TRY(oht_model_record(s->model, *out, s->text.padded, recompute, &loss));
+    OHT_TRY(oht_plan(*out, mode == OHT_TRAIN ? loss : OHT_NONE));
+    return OHT_OK;
+}
+
+static oht_status build(oht_session *s) {
+    const oht_config *cfg = s->cfg;
+    int64_t size = oht_comm_size(s->comm);
+    OHT_TRY(oht_backend_create(cfg->run.device, &s->be));
+    OHT_TRY(oht_model_create(&s->model, &cfg->model, s->tokens));
+    s->params = oht_model_params(s->model);
+    OHT_TRY(make_segments(s));
+    if (s->parts & OHT_FOR_TRAINING) {
+        int64_t share = ceil_div(cfg->train.global_batch, size);
+        OHT_TRY(record(s, &s->train_graph, OHT_TRAIN, share < cfg->train.micro_batch ? share : cfg->train.micro_batch));
+        s->arena_bytes = oht_plan_bytes(s->train_graph);
+    }
+    if (s->parts & OHT_FOR_EVALUATION) {
+        int64_t share = ceil_div(cfg->eval.batch, size);
+        OHT_TRY(record(s, &s->eval_graph, OHT_EVAL, share < cfg->eval.micro_batch ? share : cfg->eval.micro_batch));
+        size_t bytes = oht_plan_bytes(s->eval_graph);
+        if (bytes > s->arena_bytes) s->arena_bytes = bytes;
+    }
+    return OHT_OK;
+}
+
+oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_config *cfg, const oht_text_info *text, int parts) {
+    *out = NULL;
+    oht_session *s;
+    OHT_TRY(oht_agree(comm, OHT_ALLOC(&s, 1, "session")));
+    s->comm = comm;
+    s->cfg = cfg;
+    s->parts = parts;
+    s->mlm = oht_model_is_mlm(&cfg->model);
+    oht_status status;
+    if (text) {
+        s->text = *text;
+    } else {
+        OHT_TRY_GOTO(status, oht_agree(comm, open_text(s)), fail);
+        OHT_TRY_GOTO(status, same_text(s), fail);
+    }
+    s->tokens = s->text.tokens;
+    OHT_TRY_GOTO(status, oht_agree(comm, build(s)), fail);
+    *out = s;
+    return OHT_OK;
+fail:
+    oht_session_destroy(s);
+    return status;
+}
+
+// ---- memory --------------------------------------------------------------------------------------------------------
+oht_session_memory oht_session_bytes(const oht_session *s) {
+    size_t flat = s->params->flat_count * sizeof(float);
+    bool training = s->parts & OHT_FOR_TRAINING;
+    return (oht_session_memory){flat, training ? flat : 0, training ? 2 * flat : 0, s->arena_bytes};
+}
+
+static oht_status initialise(oht_session *s, float *host) {
+    oht_params_init(s->params, host, (uint64_t)s->cfg->train.seed);
+    s->be->upload(s->be, s->state.param, host, s->params->flat_count * sizeof(float));
+    return s->be->sync(s->be);
+}
+
+static oht_status flat_buffer(oht_session *s, float **out, const char *what) {
+    size_t bytes = s->params->flat_count * sizeof(float);
+    OHT_TRY(s->be->alloc(s->be, (void **)out, bytes, what));
+    s->be->zero(s->be, *out, bytes);
+    return OHT_OK;
+}
+
+static oht_status allocate(oht_session *s) {
+    OHT_TRY(flat_buffer(s, &s->state.param, "parameters"));
+    float *host; // given back before the others are taken, so that it does not raise the peak
+    OHT_TRY(OHT_ALLOC(&host, s->params->flat_count, "initial parameters"));
+    oht_status status = initialise(s, host);
+    oht_free(host);
+    OHT_TRY(status);
+    if (s->parts & OHT_FOR_TRAINING) {
+        OHT_TRY(flat_buffer(s, &s->state.grad, "gradients"));
+        OHT_TRY(flat_buffer(s, &s->state.m, "first moments of AdamW"));
+        OHT_TRY(flat_buffer(s, &s->state.v, "second moments of AdamW"));
+    }
+    OHT_TRY(s->be->alloc(s->be, &s->arena, s->arena_bytes, "activations"));
+    int heads = (int)s->cfg->model.heads;
+    if (s->train_graph) {
+        OHT_TRY(oht_run_create(&s->train, s->train_graph, s->arena, s->state.param, s->state.grad));
+        OHT_TRY(oht_stats_create(&s->train_stats, s->train_graph, heads));
+        s->train->seed = (uint64_t)s->cfg->train.seed;
+    }
+    if (s->eval_graph) {
+        OHT_TRY(oht_run_create(&s->eval, s->eval_graph, s->arena, s->state.param, NULL));
+        OHT_TRY(oht_stats_create(&s->eval_stats, s->eval_graph, heads));
+        s->eval->seed = (uint64_t)s->cfg->train.seed;
+    }
+    return s->be->sync(s->be);
+}
+
+oht_status oht_session_allocate(oht_session *s) {
+    return oht_agree(s->comm, allocate(s));
+}
+
+void oht_session_destroy(oht_session *s) {
+    if (!s) return;
+    oht_stats_destroy(s->train_stats);
+    oht_stats_destroy(s->eval_stats);
+    oht_run_destroy(s->train);
+    oht_run_destroy(s->eval);
+    if (s->be) {
+        s->be->free(s->be, s->arena);
+        s->be->free(s->be, s->state.param);
+        s->be->free(s->be, s->state.grad);
+        s->be->free(s->be, s->state.m);
+        s->be->free(s->be, s->state.v);
+    }
+    oht_graph_destroy(s->train_graph);
+    oht_graph_destroy(s->eval_graph);
+    oht_model_destroy(s->model);
+    oht_backend_destroy(s->be);
+    oht_free(s->segment);
+    oht_free(s);
+}
+
+// ---- FLOPs ---------------------------------------------------------------------------------------------------------
+oht_status oht_session_step_flops(const oht_session *s, double *out) {
+    *out = 0;
+    oht_run *run;
+    OHT_TRY(oht_run_create(&run, s->train_graph, NULL, NULL, NULL)); // counts only, touches no memory
+    int64_t size = oht_comm_size(s->comm), G = s->cfg->train.global_batch, capacity = oht_graph_rows(s->train_graph);
+    for (int64_t rank = 0; rank < size; rank++) {
+        int64_t left = (G - rank + size - 1) / size; // samples rank, rank + size, ...
+        while (left > 0) {
+            run->rows = left < capacity ? left : capacity;
+            run->picked = s->mlm ? (int64_t)llround((double)(run->rows * s->tokens) * s->cfg->data.mlm_probability) : 0;
+            *out += oht_run_flops(run, false) + oht_run_flops(run, true);
+            left -= run->rows;
+        }
+    }
+    oht_run_destroy(run);
+    return OHT_OK;
+}
+
+// ---- checkpoint to all ranks -----------------------------------------------------------------------------------------
+// Root's device memory to every rank's, through a host buffer of one piece.
+static oht_status spread(oht_session *s, float *device, unsigned char *host, size_t piece) {
+    size_t total = s->params->flat_count * sizeof(float);
+    bool root = oht_comm_rank(s->comm) == 0;
+    for (size_t at = 0; at < total; at += piece) {
+        size_t n = total - at < piece ? total - at : piece;
+        unsigned char *here = (unsigned char *)device + at;
+        if (root) s->be->download(s->be, host, here, n);
+        OHT_TRY(oht_broadcast(s->comm, host, n, 0));
+        if (!root) s->be->upload(s->be, here, host, n);
+    }
+    return OHT_OK;
+}
+
+oht_status oht_session_restore(oht_session *s, const char *rundir, bool moments, bool *found) {
+    *found = false;
+    oht_status status = OHT_OK;
+    if (oht_comm_rank(s->comm) == 0) status = oht_checkpoint_read(rundir, s->params, s->be, &s->state, moments, found);
+    OHT_TRY(oht_agree(s->comm, status));
+    int64_t head[2] = {*found, s->state.step};
+    OHT_TRY(oht_broadcast(s->comm, head, sizeof(head), 0));
+    *found = head[0] != 0;
+    s->state.step = head[1];
+    if (!*found || oht_comm_size(s->comm) == 1) return OHT_OK;
+    const size_t piece = (size_t)4 << 20;
+    unsigned char *host = NULL;
+    OHT_TRY(oht_agree(s->comm, OHT_ALLOC(&host, piece, "checkpoint piece")));
+    status = spread(s, s->state.param, host, piece);
+    if (status == OHT_OK && moments) status = spread(s, s->state.m, host, piece);
+    if (status == OHT_OK && moments) status = spread(s, s->state.v, host, piece);
+    oht_free(host);
+    return oht_agree(s->comm, status);
+}
+
+void oht_session_feed(const oht_session *s, oht_run *run, const oht_batch *b) {
+    size_t cells = (size_t)(b->rows * s->tokens);
+    run->rows = b->rows;
+    run->picked = b->picked;
+    run->sample0 = b->sample0;
+    run->stride = b->stride;
+    oht_run_feed(run, OHT_FIELD_TOKENS, b->tokens, cells * sizeof(int32_t));
+    if (b->mask) oht_run_feed(run, OHT_FIELD_MASK, b->mask, cells);
+    size_t labels = s->mlm ? (size_t)b->picked : cells;
+    oht_run_feed(run, OHT_FIELD_LABELS, b->labels, labels * sizeof(int32_t));
+    if (s->mlm) oht_run_feed(run, OHT_FIELD_POSITIONS, b->positions, labels * sizeof(int32_t));
+}

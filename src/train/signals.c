@@ -1,0 +1,30 @@
+// Stop requests. SIGUSR1 (the contract) and SIGTERM (best effort: mpirun follows it with a kill about a second later) only
+// set a flag; the loops poll it and agree on it through their small all-reduce. SIGCONT, which mpirun sends before
+// SIGTERM, means nothing here. SIGXFSZ is ignored so that a file size limit comes back as an error of write().
+#include <signal.h>
+#include <string.h>
+
+#include "oht/train.h"
+
+static volatile sig_atomic_t stop_asked;
+
+static void on_stop(int number) {
+    (void)number;
+    stop_asked = 1;
+}
+
+void oht_signals_install(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    sigemptyset(&action.sa_mask);
+    action.sa_flags = SA_RESTART; // MPI's and HDF5's system calls go on
+    action.sa_handler = on_stop;
+    sigaction(SIGUSR1, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = SIG_IGN;
+    sigaction(SIGXFSZ, &action, NULL);
+}
+
+bool oht_signals_stop_asked(void) {
+    return stop_asked != 0;
+}
