@@ -1,0 +1,90 @@
+// What no single key can say: keys that must fit each other, and keys that would be read and then ignored. A
+// key is "given" here when it differs from its default.
+#include <string.h>
+
+#include "config/table.h"
+
+static oht_status check_model(const oht_model_config *m) {
+    if (m->width % m->heads != 0)
+        OHT_FAIL(OHT_CONFIG, "model.heads: found %lld, which does not divide model.width = %lld",
+                 (long long)m->heads, (long long)m->width);
+    if (m->type == OHT_MODEL_BERT && m->norm != OHT_NORM_POST)
+        OHT_FAIL(OHT_CONFIG, "model.norm: found pre, expected post for BERT\nfix: model.norm=post");
+    if (m->type == OHT_MODEL_BERT && m->embed_width != m->width)
+        OHT_FAIL(OHT_CONFIG, "model.embed_width: found %lld, expected model.width = %lld for BERT",
+                 (long long)m->embed_width, (long long)m->width);
+    return OHT_OK;
+}
+
+// Spec transformers 1.5: which form reads pi_0.
+static oht_status check_gate(const oht_model_config *m) {
+    bool conditional = m->gate == OHT_GATE_CONDITIONAL_PER_HEAD || m->gate == OHT_GATE_CONDITIONAL_PER_TOKEN;
+    if (!conditional && (m->gate_form != OHT_GATE_LINEAR || m->gate_init != 0.5 || m->gate_fine_tuning))
+        OHT_FAIL(OHT_CONFIG,
+                 "model.gate_form, model.gate_init and model.gate_fine_tuning need a conditional gate, found "
+                 "model.gate = %s\n"
+                 "fix: model.gate=conditional_per_token, or leave them out",
+                 m->gate == OHT_GATE_NONE ? "none" : "unconditional_per_head");
+    if (m->gate_form != OHT_GATE_LINEAR && m->gate_init != 0.5 && !m->gate_fine_tuning)
+        OHT_FAIL(OHT_CONFIG,
+                 "model.gate_init: found %g, but only model.gate_form = linear starts at a chosen "
+                 "value\nfix: leave it out",
+                 m->gate_init);
+    if (conditional && m->gate_form == OHT_GATE_MLP && m->width / m->heads < 4)
+        OHT_FAIL(
+            OHT_CONFIG,
+            "model.gate_form: mlp needs heads of at least 4 features, found model.width / model.heads = %lld",
+            (long long)(m->width / m->heads));
+    return OHT_OK;
+}
+
+static oht_status check_schedule(const oht_train_config *t) {
+    if (t->schedule == OHT_LR_CONSTANT && t->warmup_steps > 0)
+        OHT_FAIL(OHT_CONFIG,
+                 "train.schedule: constant has no warm-up, found train.warmup_steps = %lld\n"
+                 "fix: train.schedule=constant_with_warmup, or train.warmup_steps=0",
+                 (long long)t->warmup_steps);
+    if (t->schedule != OHT_LR_COSINE_WITH_RESTARTS && t->cycles != 1)
+        OHT_FAIL(OHT_CONFIG,
+                 "train.cycles: found %lld, which only train.schedule = cosine_with_restarts reads",
+                 (long long)t->cycles);
+    if (t->schedule != OHT_LR_POLYNOMIAL && (t->lr_power != 1 || t->lr_end != 1e-7))
+        OHT_FAIL(OHT_CONFIG, "train.lr_power, train.lr_end: only train.schedule = polynomial reads them");
+    if (t->schedule == OHT_LR_POLYNOMIAL && t->lr_end > t->lr)
+        OHT_FAIL(OHT_CONFIG, "train.lr_end: found %g, expected at most train.lr = %g", t->lr_end, t->lr);
+    if (t->schedule != OHT_LR_LINEAR && t->final_lr_fraction != 0)
+        OHT_FAIL(OHT_CONFIG, "train.final_lr_fraction: found %g, which only train.schedule = linear reads",
+                 t->final_lr_fraction);
+    return OHT_OK;
+}
+
+static oht_status check_tokens(const oht_config *cfg) {
+    const oht_model_config *m = &cfg->model;
+    int64_t T = cfg->data.tokens ? cfg->data.tokens : m->max_tokens; // the file may ask for less
+    if (T > m->max_tokens)
+        OHT_FAIL(OHT_CONFIG,
+                 "data.tokens: found %lld, more than model.max_tokens = %lld positions\nfix: "
+                 "model.max_tokens=%lld",
+                 (long long)T, (long long)m->max_tokens, (long long)T);
+    if (m->type == OHT_MODEL_OPT && T < 2)
+        OHT_FAIL(OHT_CONFIG, "%s: found 1, expected at least 2: OPT predicts the next token",
+                 cfg->data.tokens ? "data.tokens" : "model.max_tokens");
+    int64_t rows =
+        cfg->train.micro_batch > cfg->eval.micro_batch ? cfg->train.micro_batch : cfg->eval.micro_batch;
+    if (rows > INT32_MAX / T)
+        OHT_FAIL(OHT_CONFIG,
+                 "%lld sequences of %lld tokens in one micro-batch; at most 2^31 - 1 tokens fit\nfix: a "
+                 "smaller train.micro_batch, eval.micro_batch",
+                 (long long)rows, (long long)T);
+    oht_assoc_spec spec;
+    OHT_TRY(oht_assoc_parse(m, T, &spec));
+    return OHT_OK;
+}
+
+oht_status oht_config_check(const oht_config *cfg) {
+    OHT_TRY(check_model(&cfg->model));
+    OHT_TRY(check_gate(&cfg->model));
+    OHT_TRY(check_schedule(&cfg->train));
+    OHT_TRY(check_tokens(cfg));
+    return OHT_OK;
+}

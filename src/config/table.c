@@ -1,0 +1,167 @@
+// The one table of configuration keys. Parser, --help, validation, the echo into a run and the reference page
+// in jobs/README.md are all made from it, so a new field of struct oht_config needs one line here and nothing
+// else. Defaults are the demo configuration: a small OPT that learns visibly on two cores in one to two
+// minutes.
+#include "config/table.h"
+
+#include <string.h>
+
+static const char *const TYPES[] = {"opt", "bert", NULL};
+static const char *const NORMS[] = {"pre", "post", NULL};
+static const char *const GATES[] = {"none", "unconditional_per_head", "conditional_per_head",
+                                    "conditional_per_token", NULL};
+static const char *const GATE_FORMS[] = {"linear", "mlp", "mlp2", "all_features", NULL};
+static const char *const SCHEDULES[] = {
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", NULL};
+static const char *const NO_DECAYS[] = {"bias_norm", "bias", "vectors", NULL};
+static const char *const RESUMES[] = {"auto", "never", "must", NULL};
+static const char *const PRECISIONS[] = {"fp32", NULL};
+static const char *const DEVICES[] = {"auto", "cpu", NULL};
+static const char *const PROGRESSES[] = {"auto", "bar", "lines", NULL};
+
+#define MEMBER_SIZE(type, field) sizeof(((type *)0)->field)
+#define PLACE(section, field)                                                                                \
+    .name = #section "." #field, .offset = offsetof(oht_config, section.field),                              \
+    .size = MEMBER_SIZE(oht_config, section.field)
+#define INT(section, field, def, lo, hi)                                                                     \
+    PLACE(section, field), .type = OHT_KEY_INT, .value = def, .low = lo, .high = hi
+#define FLOAT(section, field, def, lo, hi)                                                                   \
+    PLACE(section, field), .type = OHT_KEY_FLOAT, .value = def, .flow = lo, .fhigh = hi
+#define BOOL(section, field, def) PLACE(section, field), .type = OHT_KEY_BOOL, .value = def
+#define ENUM(section, field, def, list)                                                                      \
+    PLACE(section, field), .type = OHT_KEY_ENUM, .value = def, .choices = list
+#define CHOICE(section, field, def, list)                                                                    \
+    PLACE(section, field), .type = OHT_KEY_CHOICE, .value = def, .choices = list
+#define TEXT(section, field, def) PLACE(section, field), .type = OHT_KEY_TEXT, .value = def
+
+// Limits that are not physics keep every product of sizes far below 2^63 and every index of a token below
+// 2^31.
+static const oht_key KEYS[] = {
+    {ENUM(model, type, "opt", TYPES),
+     .help = "architecture: OPT (causal decoder) or BERT (masked language model)"},
+    {INT(model, layers, "4", 1, 1000), .help = "number of blocks L"},
+    {INT(model, width, "256", 1, 65536), .help = "width C of the residual stream"},
+    {INT(model, heads, "4", 1, 1024), .help = "attention heads H; must divide model.width"},
+    {INT(model, ffn, "1024", 1, 262144), .help = "width F of the feed-forward layer"},
+    {INT(model, vocab_size, "50272", 2, 2000000), .unit = "tokens",
+     .help = "rows of the token embedding V; at least the data's vocabulary"},
+    {INT(model, max_tokens, "128", 1, 65536), .unit = "tokens",
+     .help = "rows of the position table (OPT adds 2)"},
+    {INT(model, embed_width, "256", 1, 65536),
+     .help = "width of the token embedding; follows model.width unless set to something else, which adds "
+             "project_in and project_out (OPT only)"},
+    {ENUM(model, norm, "pre", NORMS),
+     .help = "LayerNorm before each sub-layer and once at the end (pre), or after it (post); BERT is post"},
+    {FLOAT(model, layernorm_eps, "1e-05", 0, 1), .open_low = true,
+     .help = "epsilon of LayerNorm; OPT 1e-5, BERT 1e-12"},
+    {FLOAT(model, init_std, "0.006", 0, 10),
+     .help = "standard deviation of normal initialisation; OPT 0.006, BERT 0.02"},
+    {FLOAT(model, dropout, "0.1", 0, 1), .open_high = true,
+     .help = "dropout probability on embeddings (BERT) and sub-layer outputs"},
+    {FLOAT(model, attention_dropout, "0", 0, 1), .open_high = true,
+     .help = "dropout probability on attention probabilities"},
+    {TEXT(model, attention, "softmax1"),
+     .help = "row function of attention: vanilla, softmax1, clipped(G:Z), clippedsoftmax1(G:Z), entmax15 or "
+             "sparsemax; with model.alpha also bare clipped or clippedsoftmax1"},
+    {FLOAT(model, alpha, "0", 0, 1e6),
+     .help = "gamma = -alpha / T and zeta = 1 for a bare clipped or clippedsoftmax1; 0 = unset"},
+    {ENUM(model, gate, "none", GATES), .help = "gate on each head's output"},
+    {ENUM(model, gate_form, "linear", GATE_FORMS),
+     .help = "network of a conditional gate; mlp has D/4 hidden units, mlp2 has D"},
+    {FLOAT(model, gate_init, "0.5", 0, 1), .open_low = true, .open_high = true,
+     .help = "initial gate value pi_0 of the linear form"},
+    {BOOL(model, gate_fine_tuning, "false"),
+     .help = "scale gates by 1/pi_0 and start with small linear weights, for a model trained without gates"},
+
+    {TEXT(data, path, "datasets/sample/opt.h5"), .may_change = true,
+     .help = "HDF5 file made by ohtrain prepare text"},
+    {INT(data, tokens, "0", 0, 65536), .unit = "tokens",
+     .help = "length T of a training row; 0 = that of the file"},
+    {FLOAT(data, mlm_probability, "0.15", 0, 1), .open_low = true, .open_high = true,
+     .help = "share of tokens masked for BERT"},
+
+    {INT(train, steps, "150", 1, INT64_C(1000000000)), .unit = "steps", .may_change = true,
+     .help = "optimizer steps of the whole run; a resumed run may ask for more, and its schedule then "
+             "follows the new number"},
+    {INT(train, global_batch, "16", 1, 1 << 20), .unit = "sequences",
+     .help = "sequences per optimizer step over all ranks"},
+    {INT(train, micro_batch, "8", 1, 1 << 20), .unit = "sequences", .may_change = true,
+     .help = "sequences a rank processes at once: memory and speed, not results"},
+    {INT(train, seed, "1000", 0, INT64_MAX), .help = "of initialisation, data order, masks and dropout"},
+    {CHOICE(train, precision, "fp32", PRECISIONS), .note = "the CPU backend computes in fp32",
+     .help = "arithmetic of training"},
+    {FLOAT(train, lr, "0.001", 0, 100), .help = "peak learning rate"},
+    {ENUM(train, schedule, "linear", SCHEDULES), .help = "learning rate after the warm-up"},
+    {INT(train, warmup_steps, "15", 0, INT64_C(1000000000)), .unit = "steps",
+     .help = "linear warm-up from 0"},
+    {INT(train, cycles, "1", 1, 1000000), .help = "restarts of cosine_with_restarts"},
+    {FLOAT(train, lr_power, "1", 0, 100), .open_low = true, .help = "exponent of the polynomial schedule"},
+    {FLOAT(train, lr_end, "1e-07", 0, 100), .help = "last learning rate of the polynomial schedule"},
+    {FLOAT(train, final_lr_fraction, "0", 0, 1), .open_high = true,
+     .help = "learning rate at the end as a share of train.lr (linear schedule)"},
+    {FLOAT(train, beta1, "0.9", 0, 1), .open_high = true, .help = "AdamW decay of the first moment"},
+    {FLOAT(train, beta2, "0.95", 0, 1), .open_high = true, .help = "AdamW decay of the second moment"},
+    {FLOAT(train, eps, "1e-08", 0, 1), .open_low = true, .help = "AdamW epsilon"},
+    {FLOAT(train, weight_decay, "0.1", 0, 100), .help = "AdamW decoupled weight decay"},
+    {ENUM(train, no_decay, "bias_norm", NO_DECAYS),
+     .help = "parameters without weight decay: biases and LayerNorm gains (bias_norm), biases only (bias), "
+             "or every vector and the position table (vectors)"},
+    {FLOAT(train, clip, "1", 0, 1e12), .help = "largest global L2 norm of the gradient; 0 = off"},
+    {INT(train, eval_every, "50", 0, INT64_C(1000000000)), .unit = "steps", .may_change = true,
+     .help = "steps between evaluations; 0 = only at the end"},
+    {INT(train, log_every, "10", 1, INT64_C(1000000000)), .unit = "steps", .may_change = true,
+     .help = "steps between lines of metrics.jsonl and of the log"},
+    {BOOL(train, recompute, "false"), .may_change = true,
+     .help = "keep no activations inside blocks and compute them again in backward: less memory, a third "
+             "more work"},
+    {INT(train, reduce_bytes, "2097152", 4096, INT64_C(1) << 31), .unit = "bytes",
+     .help = "size of the pieces in which gradients are summed over ranks"},
+
+    {INT(eval, batch, "16", 1, 1 << 20), .unit = "sequences", .may_change = true,
+     .help = "sequences per evaluation batch over all ranks; metrics are formed per batch"},
+    {INT(eval, micro_batch, "8", 1, 1 << 20), .unit = "sequences", .may_change = true,
+     .help = "sequences a rank evaluates at once"},
+    {INT(eval, max_batches, "0", 0, INT64_C(1000000000)), .unit = "batches", .may_change = true,
+     .help = "evaluation batches of the final evaluation and of ohtrain eval; 0 = all"},
+    {INT(eval, kurtosis_batches, "101", 1, INT64_C(1000000000)), .unit = "batches", .may_change = true,
+     .help = "batches that count for kurtosis: 101 (OPT) and 257 (BERT) in the paper's scripts"},
+    {INT(eval, inf_norm_batches, "0", 0, INT64_C(1000000000)), .unit = "batches", .may_change = true,
+     .help = "batches that count for infinity norms; 0 = all"},
+    {INT(eval, mask_seed, "1000", 0, INT64_MAX), .may_change = true,
+     .help = "of the masks in BERT's evaluation"},
+    {INT(eval, train_eval_batches, "4", 0, INT64_C(1000000000)), .unit = "batches", .may_change = true,
+     .help = "batches of an evaluation during training; 0 = all"},
+
+    {INT(outliers, every, "10", 0, INT64_C(1000000000)), .unit = "steps", .may_change = true,
+     .help = "steps between measurements of all taps; 0 = off"},
+    {FLOAT(outliers, publish_s, "15", 0, 86400), .unit = "s", .may_change = true,
+     .help = "seconds between publications of outliers.h5"},
+
+    {CHOICE(run, device, "auto", DEVICES), .note = "this program has the CPU backend only",
+     .may_change = true, .help = "where tensors live"},
+    {ENUM(run, resume, "auto", RESUMES), .may_change = true,
+     .help = "a run folder that holds a run: continue it (auto), refuse it (never), or refuse a folder "
+             "without one (must)"},
+    {INT(run, checkpoint_every, "50", 0, INT64_C(1000000000)), .unit = "steps", .may_change = true,
+     .help = "steps between checkpoints; 0 = only at the end"},
+    {INT(run, keep_checkpoints, "2", 1, 1000000), .may_change = true, .help = "newest checkpoints to keep"},
+    {CHOICE(run, progress, "auto", PROGRESSES), .may_change = true,
+     .help = "progress bar on a terminal and lines elsewhere (auto), or always one of them"},
+
+    {BOOL(compat, micro_batch_mean, "false"),
+     .help = "loss = mean of micro-batch means, as gradient accumulation in the reference; results then "
+             "depend on train.micro_batch"},
+};
+
+const oht_key *oht_keys(int *n) {
+    *n = (int)(sizeof(KEYS) / sizeof(KEYS[0]));
+    return KEYS;
+}
+
+const oht_key *oht_key_find(const char *name) {
+    int n;
+    const oht_key *key = oht_keys(&n);
+    for (int i = 0; i < n; i++)
+        if (strcmp(key[i].name, name) == 0) return &key[i];
+    return NULL;
+}
