@@ -46,7 +46,7 @@ typedef struct oht_op {
     const char *name;
     void (*forward)(oht_run *run, const oht_node *node);
     void (*backward)(oht_run *run, const oht_node *node); // NULL: no gradient passes
-    // FLOPs really executed for the current rows of the run (0 where negligible): multiply-adds count 2.
+    // FLOPs really executed for the current rows of the run: multiply-adds count 2. NULL: negligible.
     double (*flops)(const oht_run *run, const oht_node *node, bool backward);
 } oht_op;
 
@@ -62,6 +62,7 @@ struct oht_node {
     size_t scratch_fwd, scratch_bwd; // bytes
     int block;                   // recomputation scope, -1 = none
     uint32_t site;               // dropout site, unique per graph
+    int share_grad;              // i: backward leaves in[i] the very gradient of out[0], so both may share storage; -1 = none
     uint32_t add_in;             // set by the plan: bit i: gradient of in[i] is added, else overwrites
 };
 
@@ -82,13 +83,18 @@ void oht_scope(oht_graph *g, const char *format, ...) __attribute__((format(prin
 // Everything recorded between begin and end is one recomputation block (only when train.recompute asks).
 void oht_block_begin(oht_graph *g);
 void oht_block_end(oht_graph *g);
+// Evaluation graphs only: associations recorded from here on also tap their scores and probabilities (B,H,T,T).
+void oht_graph_inner_taps(oht_graph *g, bool on);
+bool oht_graph_has_inner_taps(const oht_graph *g);
 
 oht_value oht_input(oht_graph *g, oht_field field, oht_dtype dtype, oht_rows rows, int rank, const int64_t *dim);
 oht_value oht_parameter(oht_graph *g, int param);              // OHT_NONE for param -1
 oht_value oht_parameter_group(oht_graph *g, int first, int n); // n parameters in a row, stacked along axis 0 (params.h)
-// For src/ops: makes a node; in[] copied; the caller then adds outputs and sets keep_*, scratch_*.
+// For src/ops: makes a node; in[] copied; the caller then adds outputs and sets keep_*, scratch_*. NULL after a failure.
+// An operation takes no differentiable value twice; its backward writes gradients in the order of in[].
 oht_node *oht_node_new(oht_graph *g, const oht_op *op, const oht_value *in, int n_in, const void *attr, size_t attr_bytes);
 oht_value oht_node_output(oht_graph *g, oht_node *node, oht_dtype dtype, oht_rows rows, int rank, const int64_t *dim);
+uint32_t oht_next_site(oht_graph *g); // number of the next dropout place, in recording order
 // Shape at capacity (data NULL). For infer parts of operations.
 oht_tensor oht_shape(const oht_graph *g, oht_value v);
 oht_rows oht_value_rows(const oht_graph *g, oht_value v);
@@ -104,7 +110,7 @@ size_t oht_plan_bytes(const oht_graph *g); // arena needed
 void oht_plan_describe(const oht_graph *g, void (*line)(void *ctx, const char *what, size_t bytes), void *ctx);
 
 // ---- running -------------------------------------------------------------------------------------------------------
-typedef struct oht_observer oht_observer; // taps.h
+typedef struct oht_observer oht_observer; // op.h
 
 // Numbers of the current micro-batch; the trainer sets them before oht_run_forward.
 struct oht_run {
@@ -123,19 +129,27 @@ struct oht_run {
     bool second_pass;    // set by the run while it recomputes a block: taps stay silent
 };
 
+// arena: oht_plan_bytes of device memory, 64-byte aligned; graphs that never run at the same time may share one. Zeroes what no
+// node of the graph writes in grad (padding, unused parameters) once. The fields the trainer does not set are 0, but loss_scale 1.
 OHT_CHECKED oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, float *param, float *grad);
 void oht_run_destroy(oht_run *run);
+// For tests: fills everything dead with NaN, before a run and after each last use, so that a stale read shows in the result.
+// Also on when the environment has OHT_POISON=1.
+void oht_run_poison(oht_run *run, bool on);
 // Copies one field of the micro-batch into the graph's input (no-op when the graph has no such input). src: host.
 void oht_run_feed(oht_run *run, oht_field field, const void *src, size_t bytes);
+// Sets loss_sum to the loss of this micro-batch (in training oht_run_backward does). Without rows nothing is executed and the
+// gradient is zero.
 void oht_run_forward(oht_run *run);
-void oht_run_backward(oht_run *run);
+void oht_run_backward(oht_run *run); // right after its forward
 double oht_run_flops(const oht_run *run, bool backward); // of the current rows; forward alone, or backward (+ recomputation)
 // Seconds spent per operation kind since the last reset, for bench (off by default).
 void oht_run_profile(oht_run *run, bool on);
 void oht_run_profile_report(const oht_run *run, void (*line)(void *ctx, const char *op, double fwd_s, double bwd_s, double flops), void *ctx);
 
 // ---- for operations ------------------------------------------------------------------------------------------------
-oht_tensor oht_get(const oht_run *run, oht_value v);      // view with this micro-batch's rows; OHT_NO_TENSOR for OHT_NONE
+// View with this micro-batch's rows; OHT_NO_TENSOR for OHT_NONE. In backward data is NULL for what nobody keeps.
+oht_tensor oht_get(const oht_run *run, oht_value v);
 oht_tensor oht_get_grad(const oht_run *run, oht_value v); // OHT_NO_TENSOR where v needs no gradient
 void *oht_scratch(const oht_run *run, const oht_node *node);
 // Gradient of in[i] is to be added? Parameters also add from the second micro-batch on.

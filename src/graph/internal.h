@@ -1,0 +1,91 @@
+// What graph.c, plan.c and run.c share: the recorded graph, the plan made for it, the run behind oht_run.
+#pragma once
+
+#include "oht/graph.h"
+#include "oht/op.h"
+
+typedef enum value_kind { VALUE_INPUT, VALUE_PARAM, VALUE_MADE } value_kind;
+
+typedef struct graph_value {
+    value_kind kind;
+    char name[OHT_NODE_NAME + 32]; // for messages
+    oht_tensor shape;              // at capacity, data NULL
+    oht_rows rows;
+    oht_field field;     // VALUE_INPUT
+    int param, n_params; // VALUE_PARAM: n_params of the table, stacked; flat: where they start in the flat buffer
+    size_t flat;
+    int node, slot; // VALUE_MADE: out[slot] of the node
+    bool needs_grad;
+    // Set by the plan; places are buffers of the arena, -1 = none:
+    bool dropped; // made and used inside one recomputation block only: lives twice
+    int place[2]; // in the forward pass; during recomputation and backward
+    int grad_place;
+    bool has_grad; // some backward writes its gradient
+} graph_value;
+
+// One stretch of the arena and the steps during which it is in use, both ends included.
+typedef enum buffer_kind { BUFFER_INPUT, BUFFER_ACTIVATION, BUFFER_GRADIENT, BUFFER_SCRATCH, BUFFER_KINDS } buffer_kind;
+typedef struct graph_buffer {
+    buffer_kind kind;
+    size_t bytes;
+    int first, last;
+    size_t offset;
+} graph_buffer;
+
+typedef enum step_kind { STEP_FORWARD, STEP_RECOMPUTE, STEP_BACKWARD } step_kind;
+typedef struct graph_step {
+    step_kind kind;
+    int node;
+    int scratch; // buffer, -1 = none
+} graph_step;
+
+// Floats of the flat gradient that no backward of this graph writes.
+typedef struct graph_gap {
+    size_t start, count;
+} graph_gap;
+
+struct oht_graph {
+    oht_backend *be;
+    const oht_params *params;
+    oht_mode mode;
+    int64_t rows, tokens;
+    oht_status status; // first failure while recording
+    oht_error error;
+
+    char scope[OHT_NODE_NAME];
+    int n_blocks;
+    bool block_open, inner_taps;
+    uint32_t n_sites;
+
+    graph_value *value;
+    size_t value_capacity;
+    int n_values;
+    oht_node **node;
+    size_t node_capacity;
+    int n_nodes;
+    oht_tap_info *tap;
+    size_t tap_capacity;
+    int n_taps;
+    int input[OHT_FIELD_COUNT]; // value of each field, -1 = none
+
+    bool planned;
+    graph_step *step;
+    int n_steps, n_forward; // steps [0, n_forward) are the forward pass
+    graph_buffer *buffer;
+    size_t buffer_capacity;
+    int n_buffers;
+    size_t bytes;
+    graph_gap *gap;
+    int n_gaps;
+    const oht_op **op; // operation kinds, for the profile
+    int *op_of_node;
+    int n_ops;
+};
+
+// plan.c and place.c. Offsets for all buffers such that no two in use at the same step overlap; *bytes is the arena.
+OHT_CHECKED oht_status oht_place(graph_buffer *buffer, int n, size_t *bytes);
+
+// Bytes of a value at capacity.
+static inline size_t value_bytes(const graph_value *v) {
+    return (size_t)oht_tensor_count(v->shape) * oht_dtype_size(v->shape.dtype);
+}
