@@ -65,12 +65,13 @@ typedef struct oht_loader_config {
     uint64_t seed;           // order and masks in training
     uint64_t mask_seed;      // masks in evaluation
     int64_t global_batch, micro_batch;
-    int64_t first, count;    // steps [first, first + count); evaluation: batches in file order
+    int64_t first, count;    // steps [first, first + count); evaluation: batches in file order, 0 = up to the file's end
     int rank, size;
 } oht_loader_config;
 
-// Starts a prefetching thread (it opens the file itself). Training order for OHT_SPLIT_TRAIN, file order for validation.
-// MLM masks (spec transformers 3.1) are a pure function of (seed, step, sample of the global batch, token). Local.
+// Opens and checks the file and starts a prefetching thread. Training order for OHT_SPLIT_TRAIN, file order for validation.
+// MLM masks (spec transformers 3.1) are a pure function of (seed, step, sample of the global batch, token), in evaluation of
+// (mask_seed, row, token). DATA error if the file is of the other kind or lacks the split. Local.
 OHT_CHECKED oht_status oht_loader_create(oht_loader **out, const char *path, const oht_loader_config *cfg);
 // Next step's data, valid until the next call; DATA or IO error of the thread. *out = NULL after the last. Local.
 OHT_CHECKED oht_status oht_loader_next(oht_loader *loader, const oht_step_batch **out);

@@ -16,7 +16,7 @@ typedef enum oht_purpose {
     OHT_DRAW_INIT = 1,    // parameter initialisation: sample, step = low, high word of the name's hash, index = element / 4
     OHT_DRAW_DROPOUT = 2, // site = dropout place in the graph, sample = place in the global batch
     OHT_DRAW_ORDER = 3,   // shuffling: step = epoch
-    OHT_DRAW_MASK = 4,    // MLM masking: step = optimizer step, or the evaluation's mask seed
+    OHT_DRAW_MASK = 4,    // MLM masking: step = optimizer step (evaluation: see src/data/masking.c)
     OHT_DRAW_TEST = 5,
 } oht_purpose;
 
