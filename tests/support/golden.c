@@ -15,7 +15,7 @@ json_t *golden_load(const char *name) {
     char path[1024];
     snprintf(path, sizeof(path), "%s/tests/golden/%s.json", OHT_SOURCE_DIR, name);
     json_error_t error;
-    json_t *root = json_load_file(path, 0, &error);
+    json_t *root = json_load_file(path, JSON_ALLOW_NUL, &error);
     if (!root) {
         fprintf(stderr, "%s:%d: %s\n", path, error.line, error.text);
         give_up("cannot read", path);
