@@ -28,12 +28,13 @@ enum {
     OHT_OPT_FORMAT = 16, // --format WORD
     OHT_OPT_QUIET = 32, // -q, --quiet
     OHT_OPT_KEYS = 64, // key=value
-    OHT_OPT_WORDS = 128 // other words
+    OHT_OPT_WORDS = 128, // other words
+    OHT_OPT_STEPS = 256 // --steps N
 };
 
 // Options shared by the commands. -h, --help is main's business.
 typedef struct oht_options {
-    const char *config, *out, *run, *json, *format; // NULL = not given
+    const char *config, *out, *run, *json, *format, *steps; // NULL = not given
     bool quiet;
     char **rest; // key=value and other words, in order
     int n_rest;

@@ -131,6 +131,7 @@ struct oht_run {
 
 // arena: oht_plan_bytes of device memory, 64-byte aligned; graphs that never run at the same time may share one. Zeroes what no
 // node of the graph writes in grad (padding, unused parameters) once. The fields the trainer does not set are 0, but loss_scale 1.
+// arena NULL (then param and grad too): a run for oht_run_flops alone, it must not be executed.
 OHT_CHECKED oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, float *param, float *grad);
 void oht_run_destroy(oht_run *run);
 // For tests: fills everything dead with NaN, before a run and after each last use, so that a stale read shows in the result.

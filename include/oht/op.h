@@ -31,6 +31,7 @@ oht_value oht_gather(oht_graph *g, oht_value x, oht_value index);
 // Works in chunks of rows and never holds all logits. In training it forms its gradients in the same pass (its forward
 // does nothing, its backward everything, run->loss_sum included), scaled by run->loss_scale.
 oht_value oht_lm_head(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_value labels);
+int64_t oht_lm_head_rows(int64_t N, int64_t V); // rows of such a chunk
 
 // ---- taps ----------------------------------------------------------------------------------------------------------
 // Marks a tensor the paper talks about; returns it unchanged. Costs nothing unless an observer is installed.

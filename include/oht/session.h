@@ -27,6 +27,7 @@ typedef struct oht_segment {
     bool decays;
 } oht_segment;
 
+typedef struct oht_session oht_session;
 struct oht_session {
     oht_comm *comm;        // borrowed
     const oht_config *cfg; // borrowed

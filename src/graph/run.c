@@ -33,7 +33,7 @@ static const graph_value *value_of(const oht_run *run, oht_value v) {
 oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, float *param, float *grad) {
     *out = NULL;
     if (!g->planned) OHT_FAIL(OHT_INTERNAL, "a graph must be planned before it runs");
-    if (g->mode == OHT_TRAIN && !grad) OHT_FAIL(OHT_INTERNAL, "a training graph needs a gradient buffer");
+    if (g->mode == OHT_TRAIN && arena && !grad) OHT_FAIL(OHT_INTERNAL, "a training graph needs a gradient buffer");
     run_state *s;
     OHT_TRY(OHT_ALLOC(&s, 1, "run"));
     oht_status status = OHT_ALLOC(&s->time, (size_t)g->n_ops, "profile");
@@ -43,15 +43,16 @@ oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, float *param
     }
     s->pub.graph = g;
     s->pub.be = g->be;
-    s->pub.arena = arena;
-    s->pub.param = param;
-    s->pub.grad = grad;
+    void *nowhere = s; // a run that only counts points here and never reads or writes it
+    s->pub.arena = arena ? arena : nowhere;
+    s->pub.param = arena ? param : nowhere;
+    s->pub.grad = arena ? grad : nowhere;
     s->pub.loss_scale = 1.0f;
     s->pub.stride = 1;
     const char *poison = getenv("OHT_POISON");
     s->poison = poison && strcmp(poison, "1") == 0;
     memset(s->nan_bytes, 0xff, sizeof(s->nan_bytes)); // as float: NaN
-    for (int i = 0; i < g->n_gaps; i++) g->be->zero(g->be, grad + g->gap[i].start, g->gap[i].count * sizeof(float));
+    for (int i = 0; arena && i < g->n_gaps; i++) g->be->zero(g->be, grad + g->gap[i].start, g->gap[i].count * sizeof(float));
     *out = &s->pub;
     return OHT_OK;
 }

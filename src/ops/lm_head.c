@@ -12,7 +12,7 @@ typedef struct lm_head_attr {
 } lm_head_attr;
 
 // Logits of at most 128 MiB, and enough rows for a fast matrix product.
-static int64_t chunk_rows(int64_t N, int64_t V) {
+int64_t oht_lm_head_rows(int64_t N, int64_t V) {
     int64_t rows = (32 << 20) / V;
     if (rows > 512) rows = 512;
     if (rows < 32) rows = 32;
@@ -89,7 +89,7 @@ oht_value oht_lm_head(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_v
     bool train = oht_graph_mode(g) == OHT_TRAIN;
     oht_value in[] = {x, w, b, labels};
     int64_t N = oht_tensor_rows(a), V = m.dim[0];
-    lm_head_attr attr = {chunk_rows(N, V)};
+    lm_head_attr attr = {oht_lm_head_rows(N, V)};
     oht_node *node = oht_node_new(g, train ? &LM_HEAD_TRAIN : &LM_HEAD_EVAL, in, 4, &attr, sizeof(attr));
     if (!node) return OHT_NONE;
     node->keep_in = 1u << X | 1u << LABELS;

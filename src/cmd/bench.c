@@ -1,0 +1,284 @@
+// ohtrain bench: optimizer steps on random tokens, timed by phase and operation, against the rate at which this machine's
+// BLAS multiplies matrices of the model's own shapes, measured in the same run on all ranks at once.
+//
+//   gemm_share = (FLOPs executed by all ranks / step seconds) / (sum over ranks of F / sum_i (F_i / rate_i))
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "oht/cmd.h"
+#include "oht/h5.h"
+#include "oht/log.h"
+#include "oht/memory.h"
+#include "oht/session.h"
+#include "train/synthetic.h"
+
+enum { DEFAULT_STEPS = 3, MOST_STEPS = 1000, MOST_OPS = 64 };
+static const double GEMM_SECONDS = 0.2; // per shape
+
+typedef struct op_row {
+    char name[32];
+    double forward_s, backward_s, flops;
+} op_row;
+
+typedef enum phase { PHASE_DATA, PHASE_FORWARD, PHASE_BACKWARD, PHASE_REDUCE, PHASE_OPTIMIZER, PHASES } phase;
+static const char *const PHASE_NAMES[PHASES] = {"data", "forward", "backward", "reduce", "optimizer"};
+
+typedef struct result {
+    int64_t steps;
+    double step_s, observed_s;            // medians without and with the statistics watching
+    double phase_s[PHASES];               // means
+    double flops_per_step;                // of all ranks
+    double gemm_flops_per_s;              // of all ranks
+    double peak_rss_bytes;                // the largest of all ranks
+    op_row op[MOST_OPS];                  // of this rank, one step
+    int n_ops;
+} result;
+
+// ---- steps -----------------------------------------------------------------------------------------------------------
+static int compare(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *x, int64_t n) {
+    qsort(x, (size_t)n, sizeof(*x), compare);
+    return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
+}
+
+// One step; seconds on the wall, its phases added to phase_s when not NULL.
+static oht_status step(oht_session *s, oht_synthetic *data, bool observe, double *seconds, double *phase_s, double *flops) {
+    double start = oht_clock_s();
+    const oht_step_batch *batch = oht_synthetic_next(data, s->state.step);
+    double made = oht_clock_s();
+    oht_step_result r;
+    OHT_TRY(oht_step(s, batch, OHT_OK, observe, &r));
+    if (r.stop) OHT_FAIL(OHT_STOPPED, "bench: asked to stop");
+    if (observe) OHT_TRY(oht_stats_reduce(s->train_stats, s->comm));
+    *seconds = oht_clock_s() - start;
+    *flops = r.flops;
+    if (!phase_s) return OHT_OK;
+    const double part[PHASES] = {made - start, r.forward_s, r.backward_s, r.reduce_s, r.optimizer_s};
+    for (int i = 0; i < PHASES; i++) phase_s[i] += part[i];
+    return OHT_OK;
+}
+
+static void take_op(void *ctx, const char *op, double forward_s, double backward_s, double flops) {
+    result *r = ctx;
+    if (r->n_ops == MOST_OPS) return;
+    op_row *row = &r->op[r->n_ops++];
+    snprintf(row->name, sizeof(row->name), "%s", op);
+    row->forward_s = forward_s;
+    row->backward_s = backward_s;
+    row->flops = flops;
+}
+
+static oht_status time_steps(oht_session *s, oht_synthetic *data, double *plain, double *observed, result *r) {
+    double unused, flops = 0;
+    oht_progress(0, r->steps, false, "warm-up");
+    OHT_TRY(step(s, data, false, &unused, NULL, &flops));
+    for (int64_t i = 0; i < r->steps; i++) { // alternating, so that a drifting machine hits both alike
+        OHT_TRY(step(s, data, false, &plain[i], r->phase_s, &flops));
+        OHT_TRY(step(s, data, true, &observed[i], NULL, &unused));
+        oht_progress(i + 1, r->steps, true, "%.3f s a step", plain[i]);
+    }
+    oht_progress_end();
+    r->flops_per_step = flops;
+    oht_run_profile(s->train, true);
+    OHT_TRY(step(s, data, false, &unused, NULL, &flops));
+    oht_run_profile_report(s->train, take_op, r);
+    oht_run_profile(s->train, false);
+    for (int i = 0; i < PHASES; i++) r->phase_s[i] /= (double)r->steps;
+    r->step_s = median(plain, r->steps);
+    r->observed_s = median(observed, r->steps);
+    return OHT_OK;
+}
+
+static oht_status measure_steps(oht_session *s, result *r) {
+    double *seconds = NULL;
+    oht_synthetic *data = NULL;
+    oht_status status = OHT_ALLOC(&seconds, (size_t)(2 * r->steps), "step times");
+    if (status == OHT_OK) status = oht_synthetic_create(&data, s);
+    status = oht_agree(s->comm, status);
+    if (status == OHT_OK) status = time_steps(s, data, seconds, seconds + r->steps, r);
+    oht_synthetic_destroy(data);
+    oht_free(seconds);
+    OHT_TRY(status);
+    OHT_TRY(oht_sum_f64(s->comm, &r->flops_per_step, 1));
+    double peak[3] = {r->step_s, r->observed_s, (double)oht_peak_rss_bytes()};
+    OHT_TRY(oht_max_f64(s->comm, peak, 3));
+    r->step_s = peak[0];
+    r->observed_s = peak[1];
+    r->peak_rss_bytes = peak[2];
+    return OHT_OK;
+}
+
+// ---- the yardstick ---------------------------------------------------------------------------------------------------
+typedef struct yardstick {
+    oht_session *s;
+    double flops, seconds; // of one step's matrix products on this rank
+} yardstick;
+
+// The three products of y = x w^T with x: (rows,K), w: (M,K), `times` a step: forward, dx, dw. Ranks measure together.
+static oht_status add_linear(yardstick *y, int64_t rows, int64_t M, int64_t K, double times) {
+    const struct {
+        bool ta, tb;
+        int64_t m, n, k;
+    } product[3] = {{false, true, rows, M, K}, {false, false, rows, K, M}, {true, false, M, K, rows}};
+    for (int i = 0; i < 3; i++) {
+        double rate = 1;
+        OHT_TRY(oht_barrier(y->s->comm));
+        OHT_TRY(oht_agree(y->s->comm, oht_gemm_rate(product[i].ta, product[i].tb, product[i].m, product[i].n, product[i].k,
+                                                    GEMM_SECONDS, &rate)));
+        double flops = times * 2.0 * (double)rows * (double)M * (double)K;
+        y->flops += flops;
+        y->seconds += flops / rate;
+    }
+    return OHT_OK;
+}
+
+static oht_status measure_gemm(oht_session *s, result *r) {
+    const oht_model_config *m = &s->cfg->model;
+    int64_t rows = oht_graph_rows(s->train_graph) * s->tokens, C = m->width, E = m->embed_width;
+    double layers = (double)m->layers;
+    yardstick y = {.s = s};
+    OHT_TRY(add_linear(&y, rows, 3 * C, C, layers));
+    OHT_TRY(add_linear(&y, rows, C, C, layers));
+    OHT_TRY(add_linear(&y, rows, m->ffn, C, layers));
+    OHT_TRY(add_linear(&y, rows, C, m->ffn, layers));
+    if (E != C) {
+        OHT_TRY(add_linear(&y, rows, C, E, 1));
+        OHT_TRY(add_linear(&y, rows, E, C, 1));
+    }
+    int64_t picked = s->mlm ? (int64_t)llround((double)rows * s->cfg->data.mlm_probability) : rows;
+    if (picked < 1) picked = 1;
+    if (s->mlm) OHT_TRY(add_linear(&y, picked, C, C, 1));
+    int64_t chunk = oht_lm_head_rows(picked, m->vocab_size);
+    OHT_TRY(add_linear(&y, chunk, m->vocab_size, E, (double)picked / (double)chunk));
+    r->gemm_flops_per_s = y.flops / y.seconds;
+    return oht_sum_f64(s->comm, &r->gemm_flops_per_s, 1);
+}
+
+// ---- result ----------------------------------------------------------------------------------------------------------
+static void print_result(const oht_session *s, const result *r) {
+    double tokens = (double)(s->cfg->train.global_batch * s->tokens), flops_per_s = r->flops_per_step / r->step_s;
+    printf("%s, attention %s, %lld parameters; %d ranks x %d threads; %lld steps of %.0f tokens\n",
+           oht_model_type_name(s->cfg->model.type), s->cfg->model.attention, (long long)oht_params_count(s->params),
+           oht_comm_size(s->comm), s->be->threads, (long long)r->steps, tokens);
+    printf("  %-28s %12.4f s\n  %-28s %12.0f\n", "step (median)", r->step_s, "tokens per second", tokens / r->step_s);
+    printf("  %-28s %12.2f GFLOP\n  %-28s %12.2f GFLOP/s\n", "work per step", 1e-9 * r->flops_per_step, "rate", 1e-9 * flops_per_s);
+    printf("  %-28s %12.2f GFLOP/s\n  %-28s %12.3f\n", "SGEMM rate of this machine", 1e-9 * r->gemm_flops_per_s, "share of it",
+           flops_per_s / r->gemm_flops_per_s);
+    printf("  %-28s %12.1f MiB\n", "peak memory of a rank", r->peak_rss_bytes / 1048576.0);
+    printf("  %-28s %12.4f s, %.1f %% more\n", "step with statistics", r->observed_s, 100 * (r->observed_s / r->step_s - 1));
+    printf("\n  %-28s %12s\n", "phase", "seconds");
+    for (int i = 0; i < PHASES; i++) printf("  %-28s %12.4f\n", PHASE_NAMES[i], r->phase_s[i]);
+    printf("\n  %-28s %12s %12s %12s\n", "operation", "forward s", "backward s", "GFLOP/s");
+    for (int i = 0; i < r->n_ops; i++) {
+        double seconds = r->op[i].forward_s + r->op[i].backward_s;
+        printf("  %-28s %12.4f %12.4f %12.2f\n", r->op[i].name, r->op[i].forward_s, r->op[i].backward_s,
+               seconds > 0 ? 1e-9 * r->op[i].flops / seconds : 0.0);
+    }
+}
+
+static void set_real(json_t *object, const char *name, double value) {
+    json_object_set_new(object, name, isfinite(value) ? json_real(value) : json_null());
+}
+
+static oht_status write_json(const oht_session *s, const result *r, const char *path) {
+    json_t *root = json_object(), *phases = json_object(), *ops = json_object();
+    double tokens = (double)(s->cfg->train.global_batch * s->tokens), flops_per_s = r->flops_per_step / r->step_s;
+    json_object_set_new(root, "model", json_string(oht_model_type_name(s->cfg->model.type)));
+    json_object_set_new(root, "attention", json_string(s->cfg->model.attention));
+    json_object_set_new(root, "params", json_integer(oht_params_count(s->params)));
+    json_object_set_new(root, "ranks", json_integer(oht_comm_size(s->comm)));
+    json_object_set_new(root, "threads", json_integer(s->be->threads));
+    json_object_set_new(root, "steps", json_integer(r->steps));
+    set_real(root, "step_s", r->step_s);
+    set_real(root, "tokens_per_s", tokens / r->step_s);
+    set_real(root, "flops_per_step", r->flops_per_step);
+    set_real(root, "flops_per_s", flops_per_s);
+    set_real(root, "gemm_flops_per_s", r->gemm_flops_per_s);
+    set_real(root, "gemm_share", flops_per_s / r->gemm_flops_per_s);
+    set_real(root, "peak_rss_bytes", r->peak_rss_bytes);
+    set_real(root, "statistics_overhead", r->observed_s / r->step_s - 1);
+    for (int i = 0; i < PHASES; i++) set_real(phases, PHASE_NAMES[i], r->phase_s[i]);
+    json_object_set_new(root, "phases_s", phases);
+    for (int i = 0; i < r->n_ops; i++) {
+        json_t *op = json_object();
+        set_real(op, "forward_s", r->op[i].forward_s);
+        set_real(op, "backward_s", r->op[i].backward_s);
+        set_real(op, "flops", r->op[i].flops);
+        json_object_set_new(ops, r->op[i].name, op);
+    }
+    json_object_set_new(root, "operations", ops);
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
+    json_decref(root);
+    if (!text) OHT_FAIL(OHT_MEMORY, "cannot build the JSON of %s", path);
+    oht_status status = oht_file_replace(path, text, strlen(text));
+    free(text);
+    return status;
+}
+
+static oht_status show(const oht_session *s, const result *r, const char *json) {
+    print_result(s, r);
+    if (fflush(stdout) != 0) OHT_FAIL(OHT_IO, "cannot write to standard output");
+    return json ? write_json(s, r, json) : OHT_OK;
+}
+
+// ---- command ---------------------------------------------------------------------------------------------------------
+static oht_status bench(oht_session *s, int64_t steps, const char *json) {
+    result r = {.steps = steps};
+    OHT_TRY(oht_session_allocate(s));
+    OHT_TRY(measure_steps(s, &r));
+    OHT_TRY(measure_gemm(s, &r));
+    oht_status status = oht_comm_rank(s->comm) == 0 ? show(s, &r, json) : OHT_OK;
+    OHT_TRY(oht_agree(s->comm, status));
+    return OHT_OK;
+}
+
+static oht_status parse_steps(const char *text, int64_t *out) {
+    char *end;
+    *out = DEFAULT_STEPS;
+    if (!text) return OHT_OK;
+    long n = strtol(text, &end, 10);
+    if (end == text || *end || n < 1 || n > MOST_STEPS)
+        OHT_FAIL(OHT_CONFIG, "bench: --steps: found \"%.40s\", expected a number from 1 to %d", text, MOST_STEPS);
+    *out = n;
+    return OHT_OK;
+}
+
+static oht_status run(oht_comm *comm, int argc, char **argv) {
+    oht_options opt;
+    oht_config cfg;
+    oht_session *s;
+    int64_t steps;
+    OHT_TRY(oht_options_parse(argc, argv, OHT_OPT_CONFIG | OHT_OPT_JSON | OHT_OPT_STEPS | OHT_OPT_QUIET | OHT_OPT_KEYS, &opt));
+    OHT_TRY(parse_steps(opt.steps, &steps));
+    OHT_TRY(oht_agree(comm, oht_options_config(&opt, &cfg)));
+    oht_log_init(oht_comm_rank(comm), opt.quiet, cfg.run.progress);
+    oht_text_info text = {.rows = {1, 0},
+                          .tokens = cfg.data.tokens ? cfg.data.tokens : cfg.model.max_tokens,
+                          .vocab_size = cfg.model.vocab_size,
+                          .mlm = oht_model_is_mlm(&cfg.model)};
+    OHT_TRY(oht_session_create(&s, comm, &cfg, &text, OHT_FOR_TRAINING));
+    oht_status status = bench(s, steps, opt.json);
+    oht_session_destroy(s);
+    return status;
+}
+
+const oht_command oht_cmd_bench = {
+    .name = "bench",
+    .usage = "[-c FILE.yaml] [--steps N] [--json FILE] [--quiet] [key=value ...]",
+    .summary = "time optimizer steps on random tokens, by phase and operation, against this machine's matrix products",
+    .run = run,
+    .help = "  -c FILE      configuration; without it, the built-in demo. No data file is needed: rows have data.tokens\n"
+            "               tokens, or model.max_tokens when that is 0\n"
+            "  --steps N    timed steps after one to warm up (default 3)\n"
+            "  --json FILE  also write the result as JSON\n"
+            "  --quiet      no progress on stderr\n"
+            "\n"
+            "  ohtrain bench -c jobs/opt-125m.yaml train.micro_batch=4 train.global_batch=4\n"
+            "  mpirun -np 2 --bind-to none ohtrain bench --steps 10 --json bench.json\n",
+};

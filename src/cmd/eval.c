@@ -1,0 +1,121 @@
+// ohtrain eval: a run's newest checkpoint over the validation split; a table on stdout and, with -o, JSON.
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config/table.h"
+#include "oht/cmd.h"
+#include "oht/h5.h"
+#include "oht/log.h"
+#include "oht/session.h"
+
+static oht_status read_configuration(const oht_options *opt, oht_config *cfg) {
+    char path[OHT_PATH + 32];
+    snprintf(path, sizeof(path), "%.*s/config.yaml", OHT_PATH, opt->run);
+    if (access(path, R_OK) != 0)
+        OHT_FAIL(OHT_IO, "%s is not a run directory: no readable config.yaml in it\nfix: give the directory that ohtrain train -o made", opt->run);
+    oht_config_defaults(cfg);
+    OHT_TRY(oht_config_load(cfg, path));
+    OHT_TRY(oht_options_override(opt, cfg));
+    OHT_TRY(oht_options_data(cfg));
+    return OHT_OK;
+}
+
+// ---- result ----------------------------------------------------------------------------------------------------------
+typedef struct metric {
+    const char *name;
+    double value;
+} metric;
+enum { METRICS = 7 };
+
+static void list_metrics(const oht_eval_result *r, metric out[METRICS]) {
+    const oht_outlier_metrics *o = &r->outliers;
+    const metric list[METRICS] = {{"loss", r->loss},
+                                  {"perplexity", r->perplexity},
+                                  {"max_inf_norm", o->max_inf_norm},
+                                  {"max_ffn_inf_norm", o->max_ffn_inf_norm},
+                                  {"max_layer_inf_norm", o->max_layer_inf_norm},
+                                  {"avg_kurtosis", o->avg_kurtosis},
+                                  {"max_kurtosis", o->max_kurtosis}};
+    memcpy(out, list, sizeof(list));
+}
+
+static void set_word(json_t *object, const oht_config *cfg, const char *name, const char *key) {
+    char text[OHT_KEY_TEXT_MAX];
+    oht_key_get(cfg, oht_key_find(key), text);
+    json_object_set_new(object, name, json_string(text));
+}
+
+static oht_status write_json(const oht_session *s, const char *path, const oht_eval_result *r) {
+    metric m[METRICS];
+    list_metrics(r, m);
+    json_t *root = json_object(), *fp = json_object();
+    set_word(root, s->cfg, "model", "model.type");
+    set_word(root, s->cfg, "attention", "model.attention");
+    set_word(root, s->cfg, "gate", "model.gate");
+    json_object_set_new(root, "params", json_integer(oht_params_count(s->params)));
+    json_object_set_new(root, "step", json_integer(s->state.step));
+    json_object_set_new(root, "sequences", json_integer(r->sequences));
+    json_object_set_new(root, "batches", json_integer(r->batches));
+    for (int i = 0; i < METRICS; i++) // JSON has no infinity
+        json_object_set_new(fp, m[i].name, isfinite(m[i].value) ? json_real(m[i].value) : json_null());
+    json_object_set_new(root, "fp", fp);
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
+    json_decref(root);
+    if (!text) OHT_FAIL(OHT_MEMORY, "cannot build the JSON of %s", path);
+    oht_status status = oht_file_replace(path, text, strlen(text));
+    free(text);
+    return status;
+}
+
+static oht_status report(const oht_session *s, const oht_options *opt, const oht_eval_result *r) {
+    metric m[METRICS];
+    list_metrics(r, m);
+    printf("%s at step %lld: %lld sequences in %lld batches\n", opt->run, (long long)s->state.step, (long long)r->sequences,
+           (long long)r->batches);
+    for (int i = 0; i < METRICS; i++) printf("  %-20s %.6g\n", m[i].name, m[i].value);
+    if (fflush(stdout) != 0) OHT_FAIL(OHT_IO, "cannot write to standard output");
+    return opt->out ? write_json(s, opt->out, r) : OHT_OK;
+}
+
+static oht_status evaluate(oht_session *s, const oht_options *opt) {
+    bool found;
+    OHT_TRY(oht_session_allocate(s));
+    OHT_TRY(oht_session_restore(s, opt->run, false, &found));
+    if (!found) OHT_FAIL(OHT_DATA, "%s/checkpoints holds no checkpoint\nfix: train first: ohtrain train -o %s", opt->run, opt->run);
+    oht_eval_result result;
+    OHT_TRY(oht_evaluate(s, s->cfg->eval.max_batches, &result));
+    oht_status status = oht_comm_rank(s->comm) == 0 ? report(s, opt, &result) : OHT_OK;
+    OHT_TRY(oht_agree(s->comm, status));
+    return OHT_OK;
+}
+
+static oht_status run(oht_comm *comm, int argc, char **argv) {
+    oht_options opt;
+    oht_config cfg;
+    oht_session *s;
+    OHT_TRY(oht_options_parse(argc, argv, OHT_OPT_RUN | OHT_OPT_OUT | OHT_OPT_QUIET | OHT_OPT_KEYS, &opt));
+    if (!opt.run) OHT_FAIL(OHT_CONFIG, "eval: which run?\nfix: ohtrain eval -r RUNDIR");
+    OHT_TRY(oht_agree(comm, read_configuration(&opt, &cfg)));
+    oht_log_init(oht_comm_rank(comm), opt.quiet, cfg.run.progress);
+    OHT_TRY(oht_session_create(&s, comm, &cfg, NULL, OHT_FOR_EVALUATION));
+    oht_status status = evaluate(s, &opt);
+    oht_session_destroy(s);
+    return status;
+}
+
+const oht_command oht_cmd_eval = {
+    .name = "eval",
+    .usage = "-r RUNDIR [-o FILE.json] [--quiet] [key=value ...]",
+    .summary = "loss, perplexity and outlier metrics of a run over the validation data",
+    .run = run,
+    .help = "  -r RUNDIR  a run; its newest good checkpoint is used\n"
+            "  -o FILE    also write the result as JSON\n"
+            "  --quiet    no progress on stderr\n"
+            "\n"
+            "The configuration is RUNDIR/config.yaml; key=value changes it for this evaluation.\n"
+            "\n"
+            "  ohtrain eval -r runs/softmax1 -o eval.json\n"
+            "  mpirun -np 2 --bind-to none ohtrain eval -r runs/softmax1 eval.batch=32 eval.max_batches=10\n",
+};

@@ -1,0 +1,107 @@
+// Random batches without a data file: tokens uniform in the vocabulary; OPT's labels are the next tokens, BERT's the
+// tokens at positions drawn with data.mlm_probability. Every draw is a function of (seed, step, sample, token).
+#include "train/synthetic.h"
+
+#include "oht/memory.h"
+#include "oht/random.h"
+
+struct oht_synthetic {
+    const oht_session *s;
+    int64_t rows; // of this rank
+    oht_batch *micro;
+    int32_t *tokens, *labels, *positions; // (rows,T) each; picked ones packed per micro-batch
+    int64_t *row_id;
+    oht_step_batch batch;
+};
+
+enum { TOKEN_SITE = 1, PICK_SITE = 2 };
+
+static oht_status allocate(oht_synthetic *b) {
+    size_t cells = (size_t)(b->rows * b->s->tokens);
+    OHT_TRY(OHT_ALLOC(&b->micro, (size_t)b->batch.n_micro, "micro-batches"));
+    OHT_TRY(OHT_ALLOC(&b->tokens, cells, "tokens"));
+    OHT_TRY(OHT_ALLOC(&b->labels, cells, "labels"));
+    OHT_TRY(OHT_ALLOC(&b->positions, cells, "positions"));
+    OHT_TRY(OHT_ALLOC(&b->row_id, (size_t)b->rows, "row ids"));
+    return OHT_OK;
+}
+
+oht_status oht_synthetic_create(oht_synthetic **out, const oht_session *s) {
+    *out = NULL;
+    oht_synthetic *b;
+    OHT_TRY(OHT_ALLOC(&b, 1, "synthetic batch"));
+    int64_t G = s->cfg->train.global_batch, size = oht_comm_size(s->comm), rank = oht_comm_rank(s->comm);
+    int64_t most = (G + size - 1) / size, capacity = oht_graph_rows(s->train_graph);
+    b->s = s;
+    b->rows = rank < G ? (G - rank + size - 1) / size : 0;
+    b->batch.n_micro = (most + capacity - 1) / capacity;
+    b->batch.rows = b->rows;
+    b->batch.global_rows = G;
+    oht_status status = allocate(b);
+    if (status != OHT_OK) {
+        oht_synthetic_destroy(b);
+        return status;
+    }
+    b->batch.micro = b->micro;
+    b->batch.row_id = b->row_id;
+    *out = b;
+    return OHT_OK;
+}
+
+void oht_synthetic_destroy(oht_synthetic *b) {
+    if (!b) return;
+    oht_free(b->micro);
+    oht_free(b->tokens);
+    oht_free(b->labels);
+    oht_free(b->positions);
+    oht_free(b->row_id);
+    oht_free(b);
+}
+
+static uint32_t draw(const oht_synthetic *b, int site, int64_t step, int64_t sample, int64_t t) {
+    uint64_t seed = (uint64_t)b->s->cfg->train.seed;
+    return oht_random_block(seed, OHT_DRAW_TEST, (uint32_t)site, (uint32_t)step, (uint32_t)sample, (uint32_t)t).v[0];
+}
+
+// Rows [first, first + rows) of this rank become one micro-batch.
+static void fill(oht_synthetic *b, oht_batch *m, int64_t step, int64_t first) {
+    const oht_session *s = b->s;
+    int64_t T = s->tokens, rank = oht_comm_rank(s->comm), size = oht_comm_size(s->comm);
+    int32_t *tokens = b->tokens + first * T, *labels = b->labels + first * T, *positions = b->positions + first * T;
+    m->picked = m->n_labels = 0;
+    for (int64_t j = 0; j < m->rows; j++) {
+        int64_t sample = rank + (first + j) * size;
+        b->row_id[first + j] = sample;
+        for (int64_t t = 0; t < T; t++)
+            tokens[j * T + t] = (int32_t)(draw(b, TOKEN_SITE, step, sample, t) % (uint64_t)s->cfg->model.vocab_size);
+        for (int64_t t = 0; t < T; t++) {
+            if (!s->mlm) {
+                labels[j * T + t] = t + 1 < T ? tokens[j * T + t + 1] : -1;
+                m->n_labels += t + 1 < T;
+            } else if (oht_uniform(draw(b, PICK_SITE, step, sample, t)) < (float)s->cfg->data.mlm_probability) {
+                labels[m->picked] = tokens[j * T + t];
+                positions[m->picked++] = (int32_t)(j * T + t);
+                m->n_labels++;
+            }
+        }
+    }
+    m->sample0 = (uint32_t)(rank + first * size);
+    m->stride = (uint32_t)size;
+    m->tokens = tokens;
+    m->labels = labels;
+    m->positions = positions;
+}
+
+const oht_step_batch *oht_synthetic_next(oht_synthetic *b, int64_t step) {
+    int64_t capacity = oht_graph_rows(b->s->train_graph), first = 0;
+    b->batch.index = step;
+    b->batch.n_labels = 0;
+    for (int64_t i = 0; i < b->batch.n_micro; i++) {
+        int64_t left = b->rows - first;
+        b->micro[i] = (oht_batch){.rows = left < capacity ? left : capacity};
+        fill(b, &b->micro[i], step, first);
+        first += b->micro[i].rows;
+        b->batch.n_labels += b->micro[i].n_labels;
+    }
+    return &b->batch;
+}
