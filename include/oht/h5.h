@@ -1,4 +1,4 @@
-// HDF5 files behind one wrapper (src/base/h5.c): the only file that calls H5*. Reading treats every file as hostile
+// HDF5 files behind one wrapper (src/base/h5_*.c): nothing else calls H5*. Reading treats every file as hostile
 // (design: HDF5 in practice): links, types, shapes, layout, filters and storage are checked before anything is allocated.
 // Writing goes to PATH.tmp, is fsynced and renamed, so a reader sees the old file or the whole new one. Local: rank 0
 // alone writes. Errors: DATA for a bad file (file, dataset, found, expected), IO for the disk.
@@ -31,7 +31,7 @@ OHT_CHECKED oht_status oht_h5_create(oht_h5 **out, const char *path); // PATH.tm
 OHT_CHECKED oht_status oht_h5_create_memory(oht_h5 **out, const char *path);
 OHT_CHECKED oht_status oht_h5_load_memory(oht_h5 **out, const char *path);
 OHT_CHECKED oht_status oht_h5_publish(oht_h5 *file); // memory files: PATH.tmp, fsync, rename, fsync of the folder; stays open
-OHT_CHECKED oht_status oht_h5_commit(oht_h5 *file);  // created files: flush, fsync, rename, fsync of the folder; closes
+OHT_CHECKED oht_status oht_h5_commit(oht_h5 *file);  // created files: flush, fsync, rename, fsync of the folder; closes, also on failure
 void oht_h5_close(oht_h5 *file); // a created file that was not committed leaves nothing behind; NULL is fine
 const char *oht_h5_path(const oht_h5 *file);
 
@@ -39,7 +39,7 @@ const char *oht_h5_path(const oht_h5 *file);
 bool oht_h5_exists(oht_h5 *file, const char *name); // group or dataset
 // Shape after all checks; rank and type must be as expected: type = -1 or rank = -1 accept any.
 OHT_CHECKED oht_status oht_h5_shape_of(oht_h5 *file, const char *name, int rank, int type, oht_h5_shape *out);
-// Rows [first, first + rows) of axis 0, converted to `type` in memory.
+// Rows [first, first + rows) of axis 0, converted to `type` in memory; DATA error if `type` cannot hold the file's type.
 OHT_CHECKED oht_status oht_h5_read(oht_h5 *file, const char *name, int64_t first, int64_t rows, oht_h5_type type, void *out);
 // Creates a dataset, and missing groups. unlimited: axis 0 can grow (then chunked). checksum: fletcher32 (then chunked).
 OHT_CHECKED oht_status oht_h5_make(oht_h5 *file, const char *name, const oht_h5_shape *shape, bool unlimited, bool checksum);
@@ -47,11 +47,13 @@ OHT_CHECKED oht_status oht_h5_make(oht_h5 *file, const char *name, const oht_h5_
 OHT_CHECKED oht_status oht_h5_write(oht_h5 *file, const char *name, int64_t first, int64_t rows, oht_h5_type type, const void *data);
 // Cuts axis 0 to `rows` (resume).
 OHT_CHECKED oht_status oht_h5_truncate(oht_h5 *file, const char *name, int64_t rows);
+// Removes a dataset, or a group with all below it.
+OHT_CHECKED oht_status oht_h5_delete(oht_h5 *file, const char *name);
 // A dataset of strings (variable-length UTF-8).
 OHT_CHECKED oht_status oht_h5_write_strings(oht_h5 *file, const char *name, const char *const *text, int64_t n);
 // n strings; the array and each string freed with oht_free.
 OHT_CHECKED oht_status oht_h5_read_strings(oht_h5 *file, const char *name, char ***text, int64_t *n);
-// Calls visit for every dataset below group, in name order.
+// Calls visit with the full name of every dataset below group (at any depth), in name order.
 OHT_CHECKED oht_status oht_h5_each(oht_h5 *file, const char *group, oht_status (*visit)(void *ctx, const char *name), void *ctx);
 
 // ---- attributes: of a dataset or group, "/" for the file --------------------------------------------------------------
