@@ -1,0 +1,217 @@
+// Row functions of attention and their derivatives (association.h).
+//
+//   softmax     p = exp(s - L), L = m + log sum exp(s - m), m = max s           ds = p (g - sum g p)
+//   softmax_1   the same with L = m + log(exp(-m) + sum exp(s - m)), m = max(0, max s): nothing overflows, sum p < 1
+//   clipped     y = clip((zeta - gamma) p + gamma, 0, 1) of either              as above with g (zeta - gamma) [0 <= . <= 1]
+//   sparsemax   p = max(s - tau, 0), sum p = 1                                  ds = g - mean of g over the support
+//   entmax15    p = max(s/2 - tau, 0)^2, sum p = 1, r = sqrt p                  ds = r (g - sum r g / sum r)
+//
+// tau without sorting: F(tau) = sum of p - 1 is convex and decreasing, so Newton's method from the left of the root
+// (tau = max - 1, where F >= 0) rises to it without overshooting; sparsemax arrives in finitely many steps.
+#include "cpu/association.h"
+
+#include "cpu/vmath.h"
+
+enum { NEWTON = 64 }; // steps at most; some 5 to 12 are needed
+
+static float row_max(const float *s, int64_t n) {
+    float m = -INFINITY;
+#pragma omp simd reduction(max : m)
+    for (int64_t j = 0; j < n; j++) m = s[j] > m ? s[j] : m;
+    return m;
+}
+
+// A row without visible keys; a NaN among the scores stays, so that it is noticed.
+static void row_zero(float *s, int64_t n) {
+    for (int64_t j = 0; j < n; j++) s[j] = isnan(s[j]) ? s[j] : 0.0f;
+}
+
+static float softmax_row(const oht_assoc_spec *f, float *s, int64_t n) {
+    float m = row_max(s, n), sum = 0.0f;
+    if (f->kind == OHT_SOFTMAX1) m = m > 0.0f ? m : 0.0f;
+    if (f->clipped) { // the clip needs the normaliser first, and the scores to tell masked keys
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < n; j++) sum += vexpf(s[j] - m);
+    } else {
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < n; j++) {
+            s[j] = vexpf(s[j] - m);
+            sum += s[j];
+        }
+    }
+    if (f->kind == OHT_SOFTMAX1) sum += expf(-m);
+    float norm = m + logf(sum);
+    if (f->clipped) {
+        float gamma = (float)f->gamma, span = (float)(f->zeta - f->gamma);
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) {
+            float y = fmaf(span, vexpf(s[j] - norm), gamma);
+            y = y < 0.0f ? 0.0f : y;
+            y = y > 1.0f ? 1.0f : y;
+            s[j] = s[j] == -INFINITY ? 0.0f : y;
+        }
+    } else {
+        float inverse = 1.0f / sum;
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) s[j] *= inverse;
+    }
+    return norm;
+}
+
+static float sparsemax_row(float *s, int64_t n, float max) {
+    float tau = -1.0f; // relative to max
+    for (int step = 0; step < NEWTON; step++) {
+        float sum = 0.0f, count = 0.0f;
+#pragma omp simd reduction(+ : sum, count)
+        for (int64_t j = 0; j < n; j++) {
+            float z = s[j] - max;
+            sum += z > tau ? z : 0.0f;
+            count += z > tau ? 1.0f : 0.0f;
+        }
+        float next = (sum - 1.0f) / count;
+        if (!(next > tau)) break;
+        tau = next;
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) {
+        float p = s[j] - max - tau;
+        s[j] = p < 0.0f ? 0.0f : p;
+    }
+    return max + tau;
+}
+
+static float entmax15_row(float *s, int64_t n, float max) {
+    float tau = -1.0f; // z = (s - max) / 2, p = max(z - tau, 0)^2
+    for (int step = 0; step < NEWTON; step++) {
+        float r1 = 0.0f, r2 = 0.0f;
+#pragma omp simd reduction(+ : r1, r2)
+        for (int64_t j = 0; j < n; j++) {
+            float r = 0.5f * (s[j] - max) - tau;
+            r = r < 0.0f ? 0.0f : r;
+            r1 += r;
+            r2 += r * r;
+        }
+        float next = tau + (r2 - 1.0f) / (2.0f * r1);
+        if (!(next > tau)) break;
+        tau = next;
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) {
+        float r = 0.5f * (s[j] - max) - tau;
+        r = r < 0.0f ? 0.0f : r;
+        s[j] = r * r;
+    }
+    return 0.5f * max + tau;
+}
+
+float association_row(const oht_assoc_spec *f, float *s, int64_t n) {
+    bool softmax1 = f->kind == OHT_SOFTMAX1;
+    float max = softmax1 ? 0.0f : row_max(s, n);
+    if (n == 0 || max == -INFINITY) { // no visible key
+        row_zero(s, n);
+        return 0.0f;
+    }
+    switch (f->kind) {
+    case OHT_SOFTMAX:
+    case OHT_SOFTMAX1: return softmax_row(f, s, n);
+    case OHT_SPARSEMAX: return sparsemax_row(s, n, max);
+    case OHT_ENTMAX15: return entmax15_row(s, n, max);
+    }
+    return 0.0f;
+}
+
+// Factor of element j under dropout.
+static inline float kept(association_drop d, int64_t j) {
+    return d.bits[j] < d.threshold ? 0.0f : d.scale;
+}
+
+static void softmax_bwd(float *s, float *g, int64_t n, float norm, float dot, association_drop d) {
+    if (!d.bits) {
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) {
+            float p = vexpf(s[j] - norm);
+            s[j] = p;
+            g[j] = p * (g[j] - dot);
+        }
+    } else {
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) {
+            float p = vexpf(s[j] - norm), k = kept(d, j);
+            s[j] = p * k;
+            g[j] = p * (g[j] * k - dot);
+        }
+    }
+}
+
+static void drop_row(float *g, int64_t n, association_drop d) {
+    if (!d.bits) return;
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) g[j] *= kept(d, j);
+}
+
+static void clipped_bwd(const oht_assoc_spec *f, float *s, float *g, int64_t n, float norm) {
+    float gamma = (float)f->gamma, span = (float)(f->zeta - f->gamma), dot = 0.0f;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t j = 0; j < n; j++) {
+        float p = vexpf(s[j] - norm), y = fmaf(span, p, gamma);
+        float gj = (y >= 0.0f) & (y <= 1.0f) ? span * g[j] : 0.0f; // the bounds pass the gradient
+        g[j] = gj;
+        dot += gj * p;
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) {
+        float p = vexpf(s[j] - norm), y = fmaf(span, p, gamma);
+        g[j] = p * (g[j] - dot);
+        y = y < 0.0f ? 0.0f : y;
+        y = y > 1.0f ? 1.0f : y;
+        s[j] = s[j] == -INFINITY ? 0.0f : y;
+    }
+}
+
+static void sparsemax_bwd(float *s, float *g, int64_t n, float tau) {
+    float sum = 0.0f, count = 0.0f;
+#pragma omp simd reduction(+ : sum, count)
+    for (int64_t j = 0; j < n; j++) {
+        float p = s[j] - tau;
+        s[j] = p < 0.0f ? 0.0f : p;
+        sum += s[j] > 0.0f ? g[j] : 0.0f;
+        count += s[j] > 0.0f ? 1.0f : 0.0f;
+    }
+    float mean = count > 0.0f ? sum / count : 0.0f;
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) g[j] = s[j] > 0.0f ? g[j] - mean : 0.0f;
+}
+
+static void entmax15_bwd(float *s, float *g, int64_t n, float tau) {
+    float sum = 0.0f, dot = 0.0f;
+#pragma omp simd reduction(+ : sum, dot)
+    for (int64_t j = 0; j < n; j++) {
+        float r = 0.5f * s[j] - tau;
+        r = r < 0.0f ? 0.0f : r;
+        s[j] = r;
+        sum += r;
+        dot += r * g[j];
+    }
+    float mean = sum > 0.0f ? dot / sum : 0.0f;
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) {
+        g[j] = s[j] * (g[j] - mean);
+        s[j] *= s[j];
+    }
+}
+
+void association_row_bwd(const oht_assoc_spec *f, float *s, float *g, int64_t n, float norm, float out_dout,
+                         association_drop drop) {
+    if ((f->kind == OHT_SOFTMAX || f->kind == OHT_SOFTMAX1) && !f->clipped) {
+        softmax_bwd(s, g, n, norm, out_dout, drop);
+        return;
+    }
+    drop_row(g, n, drop);
+    if (f->clipped)
+        clipped_bwd(f, s, g, n, norm);
+    else if (f->kind == OHT_SPARSEMAX)
+        sparsemax_bwd(s, g, n, norm);
+    else
+        entmax15_bwd(s, g, n, norm);
+    drop_row(s, n, drop);
+}

@@ -1,0 +1,106 @@
+// The CPU backend: the table, its memory, its life. Every entry is synchronous, so sync has nothing to wait for.
+#include <string.h>
+
+#include "cpu/cpu.h"
+#include "oht/memory.h"
+
+static oht_status alloc_cpu(oht_backend *be, void **out, size_t bytes, const char *what) {
+    (void)be;
+    OHT_TRY(oht_alloc(out, bytes, 1, what));
+    return OHT_OK;
+}
+
+static void free_cpu(oht_backend *be, void *ptr) {
+    (void)be;
+    oht_free(ptr);
+}
+
+static void transfer_cpu(oht_backend *be, void *dst, const void *src, size_t bytes) {
+    (void)be;
+    if (bytes > 0) memcpy(dst, src, bytes);
+}
+
+static void zero_cpu(oht_backend *be, void *dst, size_t bytes) {
+    (void)be;
+    if (bytes > 0) memset(dst, 0, bytes);
+}
+
+static oht_status sync_cpu(oht_backend *be) {
+    (void)be;
+    return OHT_OK;
+}
+
+static const oht_backend table = {
+    .name = "cpu",
+    .alloc = alloc_cpu,
+    .free = free_cpu,
+    .upload = transfer_cpu,
+    .download = transfer_cpu,
+    .zero = zero_cpu,
+    .copy = transfer_cpu,
+    .sync = sync_cpu,
+    .gemm = gemm_cpu,
+    .linear_fwd = linear_fwd_cpu,
+    .linear_bwd = linear_bwd_cpu,
+    .layernorm_fwd = layernorm_fwd_cpu,
+    .layernorm_bwd_scratch = layernorm_bwd_scratch_cpu,
+    .layernorm_bwd = layernorm_bwd_cpu,
+    .attention_fwd_scratch = attention_fwd_scratch_cpu,
+    .attention_fwd = attention_fwd_cpu,
+    .attention_bwd_scratch = attention_bwd_scratch_cpu,
+    .attention_bwd = attention_bwd_cpu,
+    .gate_scratch = gate_scratch_cpu,
+    .gate_fwd = gate_fwd_cpu,
+    .gate_bwd = gate_bwd_cpu,
+    .embedding_fwd = embedding_fwd_cpu,
+    .embedding_bwd = embedding_bwd_cpu,
+    .add_rows_fwd = add_rows_fwd_cpu,
+    .add_rows_bwd = add_rows_bwd_cpu,
+    .gather_fwd = gather_fwd_cpu,
+    .gather_bwd = gather_bwd_cpu,
+    .dropout_add = dropout_add_cpu,
+    .dropout_bwd = dropout_bwd_cpu,
+    .add = add_cpu,
+    .cross_entropy = cross_entropy_cpu,
+    .column_sum = column_sum_cpu,
+    .adamw = adamw_cpu,
+    .sumsq = sumsq_cpu,
+    .moments = moments_cpu,
+    .null_mass = null_mass_cpu,
+    .gate_mean = gate_mean_cpu,
+};
+
+oht_status oht_backend_cpu_create(oht_backend **out) {
+    oht_status status = OHT_OK;
+    oht_backend *be = NULL;
+    cpu_context *ctx = NULL;
+    *out = NULL;
+    OHT_TRY_GOTO(status, OHT_ALLOC(&be, 1, "cpu backend"), failed);
+    OHT_TRY_GOTO(status, OHT_ALLOC(&ctx, 1, "cpu backend"), failed);
+    *be = table;
+    be->threads = omp_get_max_threads();
+    OHT_TRY_GOTO(status, OHT_ALLOC(&ctx->partial, (size_t)be->threads * CPU_PARTIAL, "partial sums of threads"), failed);
+    be->ctx = ctx;
+    *out = be;
+    return OHT_OK;
+failed:
+    oht_free(ctx);
+    oht_free(be);
+    return status;
+}
+
+oht_status oht_backend_create(const char *device, oht_backend **out) {
+    *out = NULL;
+    if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0)
+        OHT_FAIL(OHT_CONFIG, "run.device = %s, but this build has: auto, cpu\nfix: set run.device=cpu", device);
+    OHT_TRY(oht_backend_cpu_create(out));
+    return OHT_OK;
+}
+
+void oht_backend_destroy(oht_backend *be) {
+    if (!be) return;
+    cpu_context *ctx = be->ctx;
+    oht_free(ctx->partial);
+    oht_free(ctx);
+    oht_free(be);
+}

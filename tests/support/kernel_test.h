@@ -1,0 +1,30 @@
+// For tests of kernels: tensors over plain arrays, random data, comparison. Everything lives until the test program ends
+// or kt_reset() is called.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "oht/backend.h"
+#include "oht/tensor.h"
+
+// One backend for the whole test program.
+oht_backend *kt_backend(void);
+void kt_reset(void); // frees every tensor
+
+// Zeroed; dims end at the first 0.
+oht_tensor kt_zeros(int64_t d0, int64_t d1, int64_t d2, int64_t d3);
+oht_tensor kt_normal(uint32_t seed, float sigma, int64_t d0, int64_t d1, int64_t d2, int64_t d3); // N(0, sigma^2)
+oht_tensor kt_ints(const int32_t *value, int64_t n);
+oht_tensor kt_bytes(const uint8_t *value, int64_t d0, int64_t d1);
+oht_tensor kt_copy(oht_tensor t);
+oht_tensor kt_from(const double *value, int64_t d0, int64_t d1, int64_t d2, int64_t d3);
+double *kt_double(oht_tensor t);   // the same values in double
+double *kt_doubles(size_t n);      // zeroed
+void *kt_scratch(size_t bytes);    // filled with NaN; a guard behind it is checked by kt_reset
+void kt_poison(oht_tensor t);      // fill with NaN, to see that outputs are overwritten
+
+// max_i |a_i - b_i| / max(1, max |b|); NaN anywhere gives infinity.
+double kt_error(oht_tensor a, const double *b);
+bool kt_same_bits(oht_tensor a, oht_tensor b);
