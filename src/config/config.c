@@ -71,7 +71,7 @@ oht_status oht_config_write(const oht_config *cfg, FILE *out, bool comments) {
         char text[OHT_KEY_TEXT_MAX], allowed[256];
         oht_key_get(cfg, &key[i], text);
         if (comments)
-            fprintf(out, "  # %s (%s)\n", key[i].help, oht_key_allowed(&key[i], allowed, sizeof(allowed)));
+            fprintf(out, "  # %s [%s]\n", key[i].help, oht_key_allowed(&key[i], allowed, sizeof(allowed)));
         fprintf(out, "  %s: ", dot + 1);
         write_value(&key[i], text, out);
         fputc('\n', out);

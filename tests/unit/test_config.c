@@ -1,4 +1,5 @@
 // Configuration: every key set, written and read back; every kind of error; damaged files.
+#include <glob.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -501,6 +502,26 @@ static void help_and_reference_name_every_key(void **state) {
     free(reference);
 }
 
+// Every file in jobs/ is a configuration that fits together; demo.yaml is the default one.
+static void jobs_are_valid(void **state) {
+    (void)state;
+    glob_t files;
+    assert_int_equal(glob(OHT_SOURCE_DIR "/jobs/*.yaml", 0, NULL, &files), 0);
+    bool demo = false;
+    for (size_t i = 0; i < files.gl_pathc; i++) {
+        oht_config cfg, defaults;
+        oht_config_defaults(&cfg);
+        defaults = cfg;
+        if (oht_config_load(&cfg, files.gl_pathv[i]) != OHT_OK || oht_config_check(&cfg) != OHT_OK)
+            fail_msg("%s: %s", files.gl_pathv[i], message());
+        if (strcmp(strrchr(files.gl_pathv[i], '/'), "/demo.yaml") != 0) continue;
+        demo = true;
+        assert_memory_equal(&cfg, &defaults, sizeof(cfg));
+    }
+    globfree(&files);
+    assert_true(demo);
+}
+
 static void parse_words(const char *line, unsigned allowed, oht_status expected, const char *text,
                         oht_options *opt) {
     static char words[512];
@@ -569,6 +590,7 @@ int main(void) {
         cmocka_unit_test(keys_must_fit_each_other),
         cmocka_unit_test(a_resumed_run_may_change_some_keys),
         cmocka_unit_test(help_and_reference_name_every_key),
+        cmocka_unit_test(jobs_are_valid),
         cmocka_unit_test(options_are_checked),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);

@@ -1,0 +1,247 @@
+// The table of ohtrain report as aligned text, Markdown, CSV (RFC 4180) and JSON.
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "cmd/report.h"
+#include "config/table.h"
+
+enum { COLUMNS = 8, CELL = OHT_PATH + 64 };
+
+static const char *const TITLES[COLUMNS] = {"run",          "model",      "method", "avg kurtosis",
+                                            "max inf norm", "perplexity", "params", "steps"};
+static const char *const METRIC_NAMES[OHT_REPORT_METRICS] = {"avg_kurtosis", "headline_inf_norm",
+                                                             "perplexity"};
+static const char *const MODELS[] = {[OHT_MODEL_OPT] = "OPT", [OHT_MODEL_BERT] = "BERT"};
+
+// Percent of the first run; NAN where there is nothing to compare.
+static double change(const oht_report_table *t, const oht_report_run *r, int metric) {
+    double base = t->run[0].metric[metric];
+    return r == t->run || base == 0 || !isfinite(base) ? (double)NAN
+                                                       : 100.0 * (r->metric[metric] - base) / base;
+}
+
+static const char *gate_of(const oht_report_run *r, char *out) {
+    oht_key_get(&r->cfg, oht_key_find("model.gate"), out);
+    return out;
+}
+
+static void metric_cell(const oht_report_table *t, const oht_report_run *r, int metric, char *out) {
+    double percent = change(t, r, metric);
+    int n = snprintf(out, CELL, "%.3f", r->metric[metric]);
+    if (isfinite(percent)) snprintf(out + n, CELL - (size_t)n, " (%+.1f %%)", percent);
+}
+
+// One cell for people; control characters in a path become '?'.
+static void cell(const oht_report_table *t, const oht_report_run *r, int column, char out[CELL]) {
+    char gate[OHT_KEY_TEXT_MAX];
+    const oht_model_config *m = &r->cfg.model;
+    switch (column) {
+    case 0:
+        snprintf(out, CELL, "%.*s", r->path_bytes, r->path);
+        break;
+    case 1:
+        snprintf(out, CELL, "%s", MODELS[m->type]);
+        break;
+    case 2: {
+        char alpha[48] = "";
+        if (m->alpha != 0) snprintf(alpha, sizeof(alpha), " alpha %g", m->alpha);
+        bool gated = m->gate != OHT_GATE_NONE;
+        snprintf(out, CELL, "%s [%s%s%s%.40s]", r->method, m->attention, alpha, gated ? " + " : "",
+                 gated ? gate_of(r, gate) : "");
+        break;
+    }
+    case 3:
+    case 4:
+    case 5:
+        metric_cell(t, r, column - 3, out);
+        break;
+    case 6:
+        snprintf(out, CELL, "%" PRId64, r->params);
+        break;
+    default:
+        if (r->step < r->cfg.train.steps)
+            snprintf(out, CELL, "%" PRId64 " of %" PRId64, r->step, r->cfg.train.steps);
+        else
+            snprintf(out, CELL, "%" PRId64, r->step);
+    }
+    for (char *s = out; *s; s++)
+        if ((unsigned char)*s < 0x20 || *s == 0x7F) *s = '?';
+}
+
+// Characters of UTF-8 text.
+static int columns_of(const char *text) {
+    int n = 0;
+    for (; *text; text++) n += ((unsigned char)*text & 0xC0) != 0x80;
+    return n;
+}
+
+static void print_padded(FILE *out, const char *text, int width, bool right) {
+    int pad = width - columns_of(text);
+    fprintf(out, "%*s%s%*s", right ? pad : 0, "", text, right ? 0 : pad, "");
+}
+
+oht_status oht_report_text(const oht_report_table *t, FILE *out) {
+    char text[CELL];
+    int width[COLUMNS];
+    if (t->n_runs == 0) return OHT_OK;
+    for (int c = 0; c < COLUMNS; c++) {
+        width[c] = columns_of(TITLES[c]);
+        for (int i = 0; i < t->n_runs; i++) {
+            cell(t, &t->run[i], c, text);
+            if (columns_of(text) > width[c]) width[c] = columns_of(text);
+        }
+    }
+    for (int i = -1; i < t->n_runs; i++) {
+        for (int c = 0; c < COLUMNS; c++) {
+            if (i >= 0) cell(t, &t->run[i], c, text);
+            if (c > 0) fputs("  ", out);
+            print_padded(out, i < 0 ? TITLES[c] : text, width[c], c >= 3);
+        }
+        fputc('\n', out);
+    }
+    fputs("\nlargest activation:\n", out);
+    for (int i = 0; i < t->n_runs; i++) {
+        const oht_report_largest *l = &t->run[i].largest;
+        cell(t, &t->run[i], 0, text);
+        fputs("  ", out);
+        print_padded(out, text, width[0], false);
+        fprintf(out, "  %.3f in %s: sample %" PRId64 ", token %" PRId64 ", channel %" PRId64 "\n", l->value,
+                l->tap, l->sample, l->token, l->channel);
+    }
+    return OHT_OK;
+}
+
+static void print_markdown_cell(FILE *out, const char *text) {
+    fputs("| ", out);
+    for (; *text; text++) {
+        if (*text == '|' || *text == '\\') fputc('\\', out);
+        fputc(*text, out);
+    }
+    fputc(' ', out);
+}
+
+oht_status oht_report_markdown(const oht_report_table *t, FILE *out) {
+    char text[CELL];
+    if (t->n_runs == 0) return OHT_OK;
+    for (int c = 0; c < COLUMNS; c++) print_markdown_cell(out, TITLES[c]);
+    fputs("|\n", out);
+    for (int c = 0; c < COLUMNS; c++) fputs(c < 3 ? "|---" : "|---:", out);
+    fputs("|\n", out);
+    for (int i = 0; i < t->n_runs; i++) {
+        for (int c = 0; c < COLUMNS; c++) {
+            cell(t, &t->run[i], c, text);
+            print_markdown_cell(out, text);
+        }
+        fputs("|\n", out);
+    }
+    return OHT_OK;
+}
+
+static void print_csv_text(FILE *out, const char *text, int n) {
+    bool quote = false;
+    for (int i = 0; i < n; i++) quote |= strchr("\",\r\n", text[i]) != NULL;
+    if (quote) fputc('"', out);
+    for (int i = 0; i < n; i++) {
+        if (text[i] == '"') fputc('"', out);
+        fputc(text[i], out);
+    }
+    if (quote) fputc('"', out);
+    fputc(',', out);
+}
+
+static void print_csv_number(FILE *out, double value, const char *end) {
+    if (isnan(value))
+        fputs(end, out); // an empty field
+    else
+        fprintf(out, "%.9g%s", value, end);
+}
+
+oht_status oht_report_csv(const oht_report_table *t, FILE *out) {
+    fputs("run,model,method,attention,gate,alpha,avg_kurtosis,headline_inf_norm,perplexity,avg_kurtosis_"
+          "change_percent,"
+          "headline_inf_norm_change_percent,perplexity_change_percent,loss,max_inf_norm,max_ffn_inf_norm,max_"
+          "layer_inf_norm,max_kurtosis,params,"
+          "step,steps\r\n",
+          out);
+    for (int i = 0; i < t->n_runs; i++) {
+        const oht_report_run *r = &t->run[i];
+        char gate[OHT_KEY_TEXT_MAX];
+        print_csv_text(out, r->path, r->path_bytes);
+        fprintf(out, "%s,%s,", MODELS[r->cfg.model.type], r->method);
+        print_csv_text(out, r->cfg.model.attention, (int)strlen(r->cfg.model.attention));
+        fprintf(out, "%s,%.9g,", gate_of(r, gate), r->cfg.model.alpha);
+        for (int m = 0; m < OHT_REPORT_METRICS; m++) print_csv_number(out, r->metric[m], ",");
+        for (int m = 0; m < OHT_REPORT_METRICS; m++) print_csv_number(out, change(t, r, m), ",");
+        print_csv_number(out, r->loss, ",");
+        print_csv_number(out, r->max_inf_norm, ",");
+        print_csv_number(out, r->max_ffn_inf_norm, ",");
+        print_csv_number(out, r->max_layer_inf_norm, ",");
+        print_csv_number(out, r->max_kurtosis, ",");
+        fprintf(out, "%" PRId64 ",%" PRId64 ",%" PRId64 "\r\n", r->params, r->step, r->cfg.train.steps);
+    }
+    return OHT_OK;
+}
+
+// JSON has no NaN and no infinity.
+static json_t *number(double value) {
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+// A path may hold any bytes; JSON only UTF-8.
+static json_t *text_or_null(const char *text, int n) {
+    json_t *s = json_stringn(text, (size_t)n);
+    return s ? s : json_null();
+}
+
+static json_t *run_object(const oht_report_table *t, const oht_report_run *r) {
+    char gate[OHT_KEY_TEXT_MAX];
+    json_t *o = json_object(), *percent = json_object();
+    json_object_set_new(o, "run", text_or_null(r->path, r->path_bytes));
+    json_object_set_new(o, "model", json_string(MODELS[r->cfg.model.type]));
+    json_object_set_new(o, "method", json_string(r->method));
+    json_object_set_new(o, "attention", json_string(r->cfg.model.attention));
+    json_object_set_new(o, "alpha", json_real(r->cfg.model.alpha));
+    json_object_set_new(o, "gate", json_string(gate_of(r, gate)));
+    json_object_set_new(o, "params", json_integer(r->params));
+    json_object_set_new(o, "step", json_integer(r->step));
+    json_object_set_new(o, "steps", json_integer(r->cfg.train.steps));
+    json_object_set_new(o, "sequences", json_integer(r->sequences));
+    json_object_set_new(o, "loss", number(r->loss));
+    for (int m = 0; m < OHT_REPORT_METRICS; m++)
+        json_object_set_new(o, METRIC_NAMES[m], number(r->metric[m]));
+    json_object_set_new(o, "max_inf_norm", number(r->max_inf_norm));
+    json_object_set_new(o, "max_ffn_inf_norm", number(r->max_ffn_inf_norm));
+    json_object_set_new(o, "max_layer_inf_norm", number(r->max_layer_inf_norm));
+    json_object_set_new(o, "max_kurtosis", number(r->max_kurtosis));
+    for (int m = 0; m < OHT_REPORT_METRICS; m++)
+        json_object_set_new(percent, METRIC_NAMES[m], number(change(t, r, m)));
+    json_object_set_new(o, "change_percent", percent);
+    json_object_set_new(o, "largest",
+                        json_pack("{s:s, s:o, s:I, s:I, s:I}", "tap", r->largest.tap, "value",
+                                  number(r->largest.value), "sample", (json_int_t)r->largest.sample, "token",
+                                  (json_int_t)r->largest.token, "channel", (json_int_t)r->largest.channel));
+    return o;
+}
+
+oht_status oht_report_json(const oht_report_table *t, FILE *out) {
+    json_t *root = json_object(), *runs = json_array(), *failed = json_array();
+    for (int i = 0; i < t->n_runs; i++) json_array_append_new(runs, run_object(t, &t->run[i]));
+    for (int i = 0; i < t->n_failures; i++) {
+        const oht_report_failure *f = &t->failure[i];
+        json_t *o = json_object();
+        json_object_set_new(o, "run", text_or_null(f->path, (int)strlen(f->path)));
+        json_object_set_new(o, "error", text_or_null(f->text, (int)strlen(f->text)));
+        json_array_append_new(failed, o);
+    }
+    json_object_set_new(root, "runs", runs);
+    json_object_set_new(root, "failed", failed);
+    int code = json_dumpf(root, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
+    json_decref(root);
+    if (code != 0) OHT_FAIL(OHT_MEMORY, "cannot build the JSON of the report");
+    fputc('\n', out);
+    return OHT_OK;
+}
