@@ -142,8 +142,7 @@ static void touch_gradients(planner *p, oht_node *node, int step) {
         if (first && i == node->share_grad && dy >= 0)
             in->grad_place = dy;
         else if (first)
-            in->grad_place = add_buffer(p, BUFFER_GRADIENT, value_bytes(in), step, step);
-        extend(g, in->grad_place, step);
+            in->grad_place = add_buffer(p, BUFFER_GRADIENT, value_bytes(in), step, step); // its reader comes later
     }
 }
 
