@@ -35,8 +35,6 @@ oht_status attention_gate(const oht_model_config *cfg, oht_gate *out) {
                  "%lld\nfix: fewer "
                  "model.heads, or model.gate_form=mlp2",
                  (long long)(cfg->width / cfg->heads));
-    // All features of a token decide its gate, also when "per head" is asked for (spec 1.5).
-    if (cfg->gate_form == OHT_GATE_ALL_FEATURES) out->kind = OHT_GATE_CONDITIONAL_PER_TOKEN;
     if (cfg->gate_fine_tuning) out->scale = (float)(1.0 / gate_probability(cfg)); // c pi = 1 at the start
     return OHT_OK;
 }

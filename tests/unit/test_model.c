@@ -283,7 +283,8 @@ static void test_initialisers(void **state) { // spec transformers 1.5, 2.1, 2.2
 
 static void test_layout(void **state) {
     (void)state;
-    const oht_model_config cfg = small(OHT_MODEL_OPT);
+    oht_model_config cfg = small(OHT_MODEL_OPT);
+    cfg.width = cfg.embed_width = 18; // 18 and 3 * 18 * 18 are no multiples of 16
     oht_model *m = create(&cfg);
     const oht_params *p = oht_model_params(m);
     const oht_param *tokens = &p->item[0], *last = &p->item[p->n - 1];
@@ -579,6 +580,23 @@ test_dropout(void **state) { // each of the two probabilities acts, in both mode
     }
 }
 
+// Dropout places: after attention and feed-forward, on P, and on BERT's embeddings.
+static void test_dropout_sites(void **state) {
+    (void)state;
+    for (int type = 0; type < 2; type++) {
+        oht_model_config cfg = small((oht_model_type)type);
+        cfg.dropout = cfg.attention_dropout = 0.1;
+        oht_model *m = create(&cfg);
+        oht_graph *g;
+        oht_value loss;
+        ok(oht_graph_create(&g, be, oht_model_params(m), OHT_TRAIN, 2, 8), "graph");
+        ok(oht_model_record(m, g, false, false, &loss), "record");
+        assert_int_equal(oht_next_site(g), 3 * 3 + (type == OHT_MODEL_BERT ? 1 : 0));
+        oht_graph_destroy(g);
+        oht_model_destroy(m);
+    }
+}
+
 // A graph with more tokens than the model has positions.
 static void test_too_long(void **state) {
     (void)state;
@@ -600,7 +618,8 @@ int main(void) {
         cmocka_unit_test(test_initialisers), cmocka_unit_test(test_layout),
         cmocka_unit_test(test_same_start),   cmocka_unit_test(test_refused),
         cmocka_unit_test(test_taps),         cmocka_unit_test(test_recompute),
-        cmocka_unit_test(test_dropout),      cmocka_unit_test(test_too_long),
+        cmocka_unit_test(test_dropout),      cmocka_unit_test(test_dropout_sites),
+        cmocka_unit_test(test_too_long),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     oht_backend_destroy(be);
