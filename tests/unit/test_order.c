@@ -73,6 +73,9 @@ static void mixes_rows_of_a_window(void **state) {
         assert_in_range(same, 150, 370); // 4095 / 16 = 256, sigma 15.5
         assert_in_range(ascending, 0, 12); // expected 1
     }
+    int alike = 0; // and each window is mixed in its own way
+    for (int i = 0; i < WINDOW; i++) alike += row[i] % BLOCK == row[i + WINDOW] % BLOCK;
+    assert_in_range(alike, 0, 40); // expected 16
 }
 
 static void epochs_and_seeds_differ(void **state) {
