@@ -9,8 +9,9 @@
 #include "oht/status.h"
 
 typedef struct oht_command {
-    const char *name, *usage,
-        *summary; // usage: "[-c FILE.yaml] [key=value ...]"; "key=value" in it: help lists all keys
+    const char *name;
+    const char *usage; // "[-c FILE.yaml] [key=value ...]"; with "key=value" in it, help lists all keys
+    const char *summary;
     // An error must be the same on all ranks (a usage error is; else through oht_agree): main prints it once.
     oht_status (*run)(oht_comm *comm, int argc, char **argv);
     const char *help; // options, examples

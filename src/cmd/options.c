@@ -135,13 +135,14 @@ oht_status oht_options_config(const oht_options *opt, oht_config *cfg) {
 
 oht_status oht_options_data(const oht_config *cfg) {
     if (access(cfg->data.path, F_OK) == 0) return OHT_OK;
+    const char *why = strerror(errno);
     oht_config demo;
     oht_config_defaults(&demo);
     if (strcmp(cfg->data.path, demo.data.path) == 0)
         OHT_FAIL(OHT_IO,
                  "data.path: %s: %s\nfix: make the sample data, in the source folder: bash "
                  "datasets/make-sample.sh",
-                 cfg->data.path, strerror(errno));
+                 cfg->data.path, why);
     OHT_FAIL(OHT_IO, "data.path: %s: %s\nfix: make it with ohtrain prepare text -o %s ..., or set data.path",
-             cfg->data.path, strerror(errno), cfg->data.path);
+             cfg->data.path, why, cfg->data.path);
 }
