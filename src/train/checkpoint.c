@@ -1,0 +1,346 @@
+// Checkpoints: RUNDIR/checkpoints/step-00001000.h5, written by rank 0 to a temporary file, fsync, rename (base/file.c).
+//
+//   attributes          format, format_version, created_by, step, config (YAML); the position in the data, the schedule
+//                       and all random numbers follow from step and configuration (architecture 3.4)
+//   /param/NAME         float32, the parameter's shape, attribute hf_name; /adam_m/NAME, /adam_v/NAME alike
+//
+// Chunks of about 1 MiB with fletcher32 in the latest format: damage is found when reading (hpc 2.5), and the checkpoint
+// before is used. The model never lies in host memory twice: it goes through a buffer of a few MiB.
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "oht/h5.h"
+#include "oht/log.h"
+#include "oht/memory.h"
+#include "oht/train.h"
+
+enum { VERSION = 1, BUFFER = 8 << 20, PATHS = OHT_PATH + 128 };
+static const char *const FORMAT = "ohtrain-checkpoint";
+
+// ---- the folder ----------------------------------------------------------------------------------------------------------
+
+typedef struct step_list {
+    int64_t *step;
+    size_t n, capacity;
+} step_list;
+
+static int newest_first(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x < y) - (x > y);
+}
+
+static void checkpoint_path(char out[PATHS], const char *rundir, int64_t step) {
+    snprintf(out, PATHS, "%s/checkpoints/step-%08lld.h5", rundir, (long long)step);
+}
+
+// Steps that have a checkpoint, newest first. sweep: deletes temporary files of killed runs.
+static oht_status list_steps(const char *rundir, bool sweep, step_list *out) {
+    *out = (step_list){0};
+    char folder[PATHS], name[64];
+    if (strlen(rundir) >= OHT_PATH) OHT_FAIL(OHT_CONFIG, "the path of the run directory is too long: %s", rundir);
+    snprintf(folder, sizeof(folder), "%s/checkpoints", rundir);
+    DIR *dir = opendir(folder);
+    if (!dir && errno == ENOENT) return OHT_OK;
+    if (!dir) OHT_FAIL(OHT_IO, "cannot open the folder %s: %s", folder, strerror(errno));
+    oht_status status = OHT_OK;
+    for (struct dirent *e; status == OHT_OK && (e = readdir(dir));) {
+        size_t length = strlen(e->d_name);
+        if (sweep && length > 4 && strcmp(e->d_name + length - 4, ".tmp") == 0) unlinkat(dirfd(dir), e->d_name, 0);
+        long long step = strncmp(e->d_name, "step-", 5) == 0 ? strtoll(e->d_name + 5, NULL, 10) : -1;
+        snprintf(name, sizeof(name), "step-%08lld.h5", step);
+        if (step < 0 || strcmp(name, e->d_name) != 0) continue; // not ours
+        status = OHT_RESERVE(&out->step, &out->capacity, out->n, "list of checkpoints");
+        if (status == OHT_OK) out->step[out->n++] = step;
+    }
+    closedir(dir);
+    if (out->n > 0) qsort(out->step, out->n, sizeof(*out->step), newest_first);
+    return status;
+}
+
+static void remove_checkpoint(const char *rundir, int64_t step) {
+    char path[PATHS];
+    checkpoint_path(path, rundir, step);
+    if (unlink(path) != 0 && errno != ENOENT) oht_warn("cannot delete the old checkpoint %s: %s", path, strerror(errno));
+}
+
+// Keeps the newest `keep` up to `step`. Later ones are leftovers that could not be read: what was resumed came before them.
+static oht_status tidy(const char *rundir, int64_t step, int64_t keep) {
+    step_list list;
+    oht_status status = list_steps(rundir, true, &list);
+    int64_t kept = 0;
+    for (size_t i = 0; i < list.n && status == OHT_OK; i++) {
+        bool stays = list.step[i] <= step && kept < keep;
+        kept += stays;
+        if (!stays) remove_checkpoint(rundir, list.step[i]);
+    }
+    oht_free(list.step);
+    return status;
+}
+
+// checkpoints/latest, a convenience for people; some file systems have no symbolic links.
+static void point_latest(const char *rundir, int64_t step) {
+    char target[64], tmp[PATHS], path[PATHS];
+    snprintf(target, sizeof(target), "step-%08lld.h5", (long long)step);
+    snprintf(path, sizeof(path), "%s/checkpoints/latest", rundir);
+    snprintf(tmp, sizeof(tmp), "%s/checkpoints/latest.tmp", rundir);
+    unlink(tmp);
+    if (symlink(target, tmp) != 0 || rename(tmp, path) != 0) {
+        oht_warn("cannot update the link %s: %s", path, strerror(errno));
+        unlink(tmp);
+    }
+}
+
+// ---- pieces --------------------------------------------------------------------------------------------------------------
+
+typedef struct buffer {
+    float *x;
+    size_t floats;
+} buffer;
+
+static oht_status buffer_create(buffer *b, const oht_params *params) {
+    b->floats = BUFFER / sizeof(float);
+    for (int i = 0; i < params->n; i++) { // at least one row
+        size_t row = (size_t)(params->item[i].count / params->item[i].dim[0]);
+        if (row > b->floats) b->floats = row;
+    }
+    return OHT_ALLOC(&b->x, b->floats, "checkpoint buffer");
+}
+
+// Rows that go through the buffer at once: whole chunks where they fit.
+static int64_t piece_rows(const buffer *b, const oht_param *p, int64_t chunk) {
+    int64_t rows = (int64_t)b->floats / (p->count / p->dim[0]);
+    if (chunk > 0 && rows > chunk) rows -= rows % chunk;
+    return rows;
+}
+
+static bool all_finite(const float *x, size_t n) {
+    size_t bad = 0;
+    for (size_t i = 0; i < n; i++) bad += isfinite(x[i]) ? 0 : 1;
+    return bad == 0;
+}
+
+// ---- writing -------------------------------------------------------------------------------------------------------------
+
+static oht_status write_one(oht_h5 *file, const char *group, const oht_param *p, oht_backend *be, const float *flat,
+                            const buffer *b) {
+    char name[128];
+    snprintf(name, sizeof(name), "/%s/%s", group, p->name);
+    oht_h5_shape shape = {.type = OHT_H5_F32, .rank = p->rank};
+    memcpy(shape.dim, p->dim, sizeof(shape.dim));
+    OHT_TRY(oht_h5_make(file, name, &shape, false, true));
+    OHT_TRY(oht_h5_shape_of(file, name, p->rank, OHT_H5_F32, &shape));
+    int64_t width = p->count / p->dim[0], step = piece_rows(b, p, shape.chunk[0]);
+    for (int64_t first = 0; first < p->dim[0]; first += step) {
+        int64_t rows = p->dim[0] - first < step ? p->dim[0] - first : step;
+        size_t n = (size_t)(rows * width);
+        be->download(be, b->x, flat + p->offset + first * width, n * sizeof(float));
+        if (!all_finite(b->x, n))
+            OHT_FAIL(OHT_NUMERIC, "%s: values of %s are not finite; no checkpoint is written", oht_h5_path(file), name);
+        OHT_TRY(oht_h5_write(file, name, first, rows, OHT_H5_F32, b->x));
+    }
+    return OHT_OK;
+}
+
+static oht_status write_head(oht_h5 *file, const char *config, int64_t step) {
+    OHT_TRY(oht_h5_set_text(file, "/", "format", FORMAT));
+    OHT_TRY(oht_h5_set_int(file, "/", "format_version", VERSION));
+    OHT_TRY(oht_h5_set_text(file, "/", "created_by", "ohtrain " OHT_VERSION));
+    OHT_TRY(oht_h5_set_int(file, "/", "step", step));
+    return oht_h5_set_text(file, "/", "config", config);
+}
+
+static oht_status write_all(oht_h5 *file, const char *config, const oht_params *params, oht_backend *be, const oht_state *state,
+                            const buffer *b) {
+    OHT_TRY(write_head(file, config, state->step));
+    for (int i = 0; i < params->n; i++) {
+        const oht_param *p = &params->item[i];
+        char name[128];
+        snprintf(name, sizeof(name), "/param/%s", p->name);
+        OHT_TRY(write_one(file, "param", p, be, state->param, b));
+        OHT_TRY(oht_h5_set_text(file, name, "hf_name", p->hf_name));
+    }
+    for (int i = 0; i < params->n && state->m && state->v; i++) {
+        OHT_TRY(write_one(file, "adam_m", &params->item[i], be, state->m, b));
+        OHT_TRY(write_one(file, "adam_v", &params->item[i], be, state->v, b));
+    }
+    return OHT_OK;
+}
+
+static oht_status write_file(const char *path, const char *config, const oht_params *params, oht_backend *be, const oht_state *state) {
+    oht_h5 *file;
+    buffer b = {0};
+    OHT_TRY(buffer_create(&b, params));
+    oht_status status = oht_h5_create(&file, path);
+    if (status == OHT_OK) {
+        status = write_all(file, config, params, be, state, &b);
+        if (status == OHT_OK) status = oht_h5_commit(file);
+        else oht_h5_close(file);
+    }
+    oht_free(b.x);
+    return status;
+}
+
+oht_status oht_checkpoint_write(const char *rundir, const oht_config *cfg, const oht_params *params, oht_backend *be,
+                                const oht_state *state, int64_t keep) {
+    char path[PATHS], *config;
+    step_list list;
+    OHT_TRY(list_steps(rundir, true, &list)); // also frees what killed runs left
+    oht_free(list.step);
+    snprintf(path, sizeof(path), "%s/checkpoints", rundir);
+    OHT_TRY(oht_make_folder(path));
+    checkpoint_path(path, rundir, state->step);
+    OHT_TRY(oht_config_text(cfg, &config));
+    oht_status status = write_file(path, config, params, be, state);
+    oht_free(config);
+    OHT_TRY(status);
+    point_latest(rundir, state->step);
+    return tidy(rundir, state->step, keep > 0 ? keep : 1);
+}
+
+// ---- reading -------------------------------------------------------------------------------------------------------------
+
+// What is wrong with a checkpoint: damage lets the one before be tried, another model does not.
+typedef struct reader {
+    oht_h5 *file;
+    const oht_params *params;
+    oht_backend *be;
+    bool other_model;
+    int *seen; // per parameter, how often listed
+} reader;
+
+static oht_status tick(void *ctx, const char *name) {
+    reader *r = ctx;
+    const char *last = strrchr(name, '/') + 1;
+    for (int i = 0; i < r->params->n; i++) {
+        if (strcmp(r->params->item[i].name, last) != 0) continue;
+        r->seen[i]++;
+        return OHT_OK;
+    }
+    r->other_model = true;
+    OHT_FAIL(OHT_DATA, "%s: it holds a parameter %s, which this model does not have", oht_h5_path(r->file), last);
+}
+
+// Names and shapes of one group against the model.
+static oht_status check_group(reader *r, const char *group) {
+    memset(r->seen, 0, (size_t)r->params->n * sizeof(*r->seen));
+    OHT_TRY(oht_h5_each(r->file, group, tick, r));
+    for (int i = 0; i < r->params->n; i++) {
+        const oht_param *p = &r->params->item[i];
+        char name[128];
+        if (!r->seen[i]) {
+            r->other_model = true;
+            OHT_FAIL(OHT_DATA, "%s: it lacks the parameter %s of this model", oht_h5_path(r->file), p->name);
+        }
+        snprintf(name, sizeof(name), "%s/%s", group, p->name);
+        oht_h5_shape shape;
+        OHT_TRY(oht_h5_shape_of(r->file, name, -1, OHT_H5_F32, &shape));
+        if (shape.rank == p->rank && memcmp(shape.dim, p->dim, (size_t)p->rank * sizeof(*p->dim)) == 0) continue;
+        char found[96] = "", wanted[96] = "";
+        for (int k = 0; k < shape.rank; k++) snprintf(found + strlen(found), 24, "%s%lld", k ? " x " : "", (long long)shape.dim[k]);
+        for (int k = 0; k < p->rank; k++) snprintf(wanted + strlen(wanted), 24, "%s%lld", k ? " x " : "", (long long)p->dim[k]);
+        r->other_model = true;
+        OHT_FAIL(OHT_DATA, "%s: parameter %s is %s, this model's is %s", oht_h5_path(r->file), p->name, found, wanted);
+    }
+    return OHT_OK;
+}
+
+static oht_status read_one(const reader *r, const char *group, const oht_param *p, float *flat, const buffer *b) {
+    char name[128];
+    snprintf(name, sizeof(name), "%s/%s", group, p->name);
+    oht_h5_shape shape;
+    OHT_TRY(oht_h5_shape_of(r->file, name, p->rank, OHT_H5_F32, &shape));
+    int64_t width = p->count / p->dim[0], step = piece_rows(b, p, shape.chunk[0]);
+    for (int64_t first = 0; first < p->dim[0]; first += step) {
+        int64_t rows = p->dim[0] - first < step ? p->dim[0] - first : step;
+        size_t n = (size_t)(rows * width);
+        OHT_TRY(oht_h5_read(r->file, name, first, rows, OHT_H5_F32, b->x));
+        if (!all_finite(b->x, n)) OHT_FAIL(OHT_DATA, "%s: values of %s are not finite", oht_h5_path(r->file), name);
+        r->be->upload(r->be, flat + p->offset + first * width, b->x, n * sizeof(float));
+    }
+    return OHT_OK;
+}
+
+static oht_status read_head(reader *r, int64_t step) {
+    char format[64];
+    int64_t version, found;
+    OHT_TRY(oht_h5_get_text(r->file, "/", "format", format, sizeof(format)));
+    if (strcmp(format, FORMAT) != 0) OHT_FAIL(OHT_DATA, "%s: format %s, expected %s", oht_h5_path(r->file), format, FORMAT);
+    OHT_TRY(oht_h5_get_int(r->file, "/", "format_version", &version));
+    if (version != VERSION) {
+        r->other_model = true; // whole, but not for us: older ones are no better
+        OHT_FAIL(OHT_DATA, "%s: format version %lld, this program reads version %d\nfix: use the program that wrote it",
+                 oht_h5_path(r->file), (long long)version, VERSION);
+    }
+    OHT_TRY(oht_h5_get_int(r->file, "/", "step", &found));
+    if (found != step) OHT_FAIL(OHT_DATA, "%s: it says step %lld", oht_h5_path(r->file), (long long)found);
+    return OHT_OK;
+}
+
+static oht_status read_all(reader *r, oht_state *state, int64_t step, bool moments, const buffer *b) {
+    const struct {
+        const char *group;
+        float *flat;
+    } part[3] = {{"/param", state->param}, {"/adam_m", state->m}, {"/adam_v", state->v}};
+    OHT_TRY(read_head(r, step));
+    for (int k = 0; k < (moments ? 3 : 1); k++) OHT_TRY(check_group(r, part[k].group));
+    for (int k = 0; k < (moments ? 3 : 1); k++)
+        for (int i = 0; i < r->params->n; i++) OHT_TRY(read_one(r, part[k].group, &r->params->item[i], part[k].flat, b));
+    state->step = step;
+    return OHT_OK;
+}
+
+static oht_status read_file(reader *r, const char *path, oht_state *state, int64_t step, bool moments, const buffer *b) {
+    r->other_model = false;
+    OHT_TRY(oht_h5_open(&r->file, path));
+    oht_status status = read_all(r, state, step, moments, b);
+    oht_h5_close(r->file);
+    r->file = NULL;
+    return status;
+}
+
+// Tries from the newest on. skipped: how many were damaged.
+static oht_status read_newest(reader *r, const char *rundir, const step_list *list, oht_state *state, bool moments,
+                              const buffer *b, bool *found) {
+    for (size_t i = 0; i < list->n; i++) {
+        char path[PATHS];
+        checkpoint_path(path, rundir, list->step[i]);
+        oht_status status = read_file(r, path, state, list->step[i], moments, b);
+        *found = status == OHT_OK;
+        if (*found) return OHT_OK;
+        if (status == OHT_IO && access(path, F_OK) != 0) continue; // a running trainer has just deleted it
+        if (status != OHT_DATA || r->other_model) {
+            if (r->other_model && !strstr(oht_error_last()->text, "\nfix:"))
+                strncat(oht_error_last()->text,
+                        "\nfix: this checkpoint is of another model; use the configuration it was made with, or another run directory",
+                        OHT_ERROR_TEXT - strlen(oht_error_last()->text) - 1);
+            return oht_error_frame(status, __FILE__, __LINE__);
+        }
+        const char *text = oht_error_last()->text, *fix = strstr(text, "\nfix: ");
+        oht_warn("damaged checkpoint, trying the one before: %.*s", fix ? (int)(fix - text) : (int)strlen(text), text);
+    }
+    if (list->n == 0) return OHT_OK;
+    OHT_FAIL(OHT_DATA, "%s/checkpoints: all %zu checkpoints are damaged\nfix: train into a new run directory", rundir, list->n);
+}
+
+oht_status oht_checkpoint_read(const char *rundir, const oht_params *params, oht_backend *be, oht_state *state, bool moments,
+                               bool *found) {
+    *found = false;
+    reader r = {.params = params, .be = be};
+    buffer b = {0};
+    step_list list;
+    oht_status status = list_steps(rundir, false, &list);
+    if (status == OHT_OK && list.n > 0) {
+        status = buffer_create(&b, params);
+        if (status == OHT_OK) status = OHT_ALLOC(&r.seen, (size_t)params->n, "checkpoint's parameters");
+        if (status == OHT_OK) status = read_newest(&r, rundir, &list, state, moments, &b, found);
+    }
+    oht_free(r.seen);
+    oht_free(b.x);
+    oht_free(list.step);
+    return status;
+}
