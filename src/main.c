@@ -12,7 +12,8 @@
 #include "oht/h5.h"
 #include "oht/log.h"
 
-static const oht_command *const COMMANDS[] = {NULL};
+static const oht_command *const COMMANDS[] = {
+    &oht_cmd_train, &oht_cmd_eval, &oht_cmd_prepare, &oht_cmd_report, &oht_cmd_check, &oht_cmd_bench, NULL};
 
 static const char *const HELP =
     "With no command word, ohtrain trains; with nothing at all it trains the built-in demo.\n"
@@ -101,8 +102,9 @@ int main(int argc, char **argv) {
         return status;
     }
     oht_log_init(oht_comm_rank(comm), false, "auto");
+    oht_h5_silence();
     if (!command) {
-        status = unknown_command(word ? argv[1] : "train");
+        status = unknown_command(argv[1]);
     } else if (word) {
         status = command->run(comm, argc - 1, argv + 1);
     } else {

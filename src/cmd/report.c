@@ -81,16 +81,72 @@ static oht_status read_metrics(oht_h5 *file, const char *group, oht_report_run *
     return OHT_OK;
 }
 
+// One value a tap, in the order of the group's tap names.
+static oht_status read_column(oht_h5 *file, const char *group, const char *name, oht_h5_type type, int64_t n,
+                              void *out) {
+    char path[64];
+    snprintf(path, sizeof(path), "%s/%s", group, name);
+    oht_h5_shape shape;
+    OHT_TRY(oht_h5_shape_of(file, path, 1, -1, &shape));
+    if (shape.dim[0] != n)
+        OHT_FAIL(OHT_DATA, "%s: %s has %" PRId64 " values, %s/tap has %" PRId64, oht_h5_path(file), path,
+                 shape.dim[0], group, n);
+    return oht_h5_read(file, path, 0, n, type, out);
+}
+
+// Four columns of n numbers; a tap without rows has NaN for its maximum.
+static oht_status find_largest(oht_h5 *file, const char *group, char **tap, int64_t n, int64_t *sample,
+                               double *value, oht_report_largest *out) {
+    OHT_TRY(read_column(file, group, "inf_norm_max", OHT_H5_F64, n, value));
+    int64_t best = 0;
+    for (int64_t k = 1; k < n; k++)
+        if (isnan(value[best]) || value[k] > value[best]) best = k;
+    out->value = value[best];
+    snprintf(out->tap, sizeof(out->tap), "%s", tap[best]);
+    const struct {
+        const char *name;
+        int64_t *out;
+    } place[] = {{"max_sample", &out->sample}, {"max_token", &out->token}, {"max_channel", &out->channel}};
+    for (size_t i = 0; i < sizeof(place) / sizeof(place[0]); i++) {
+        OHT_TRY(read_column(file, group, place[i].name, OHT_H5_I64, n, sample));
+        *place[i].out = sample[best];
+    }
+    return OHT_OK;
+}
+
+static oht_status read_largest(oht_h5 *file, const char *group, oht_report_largest *out) {
+    char path[64], **tap;
+    int64_t n, *whole = NULL;
+    double *real = NULL;
+    snprintf(path, sizeof(path), "%s/tap", group);
+    OHT_TRY(oht_h5_read_strings(file, path, &tap, &n));
+    oht_status status;
+    if (n < 1) OHT_FAIL_GOTO(status, OHT_DATA, done, "%s: %s is empty", oht_h5_path(file), path);
+    OHT_TRY_GOTO(status, OHT_ALLOC(&whole, (size_t)n, "places of maxima"), done);
+    OHT_TRY_GOTO(status, OHT_ALLOC(&real, (size_t)n, "maxima"), done);
+    OHT_TRY_GOTO(status, find_largest(file, group, tap, n, whole, real, out), done);
+done:
+    for (int64_t i = 0; i < n; i++) oht_free(tap[i]);
+    oht_free(tap);
+    oht_free(whole);
+    oht_free(real);
+    return status;
+}
+
 static oht_status read_file(oht_h5 *file, oht_report_run *r) {
-    char group[32] = "", next[32];
+    char format[64], group[32] = "", next[32];
+    OHT_TRY(oht_h5_get_text(file, "/", "format", format, sizeof(format)));
+    if (strcmp(format, "ohtrain-outliers") != 0)
+        OHT_FAIL(OHT_DATA, "%s: format \"%s\", expected \"ohtrain-outliers\"", oht_h5_path(file), format);
     for (int n = 0; snprintf(next, sizeof(next), "/eval/%d", n), oht_h5_exists(file, next); n++)
         memcpy(group, next, sizeof(next));
     if (!group[0])
-        OHT_FAIL(
-            OHT_DATA,
-            "%s holds no evaluation yet\nfix: let the run come to its first evaluation (train.eval_every)",
-            oht_h5_path(file));
+        OHT_FAIL(OHT_DATA,
+                 "unfinished: %s holds no evaluation yet\nfix: let the run come to its first evaluation "
+                 "(train.eval_every)",
+                 oht_h5_path(file));
     OHT_TRY(read_metrics(file, group, r));
+    OHT_TRY(read_largest(file, group, &r->largest));
     return OHT_OK;
 }
 
