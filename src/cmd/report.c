@@ -134,10 +134,10 @@ done:
 }
 
 static oht_status read_file(oht_h5 *file, oht_report_run *r) {
-    char format[64], group[32] = "", next[32];
-    OHT_TRY(oht_h5_get_text(file, "/", "format", format, sizeof(format)));
-    if (strcmp(format, "ohtrain-outliers") != 0)
-        OHT_FAIL(OHT_DATA, "%s: format \"%s\", expected \"ohtrain-outliers\"", oht_h5_path(file), format);
+    char kind[64], group[32] = "", next[32];
+    OHT_TRY(oht_h5_get_text(file, "/", "format", kind, sizeof(kind)));
+    if (strcmp(kind, "ohtrain-outliers") != 0)
+        OHT_FAIL(OHT_DATA, "%s: format \"%s\", expected \"ohtrain-outliers\"", oht_h5_path(file), kind);
     for (int n = 0; snprintf(next, sizeof(next), "/eval/%d", n), oht_h5_exists(file, next); n++)
         memcpy(group, next, sizeof(next));
     if (!group[0])
