@@ -1,0 +1,115 @@
+# The command line as a user meets it: help, version, wrong words and options, exit codes, and the texts in jobs/ that are
+# made from the program or must agree with it.
+set -u
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch"
+failed=0
+
+fail() {
+    echo "FAILED: $*"
+    sed 's/^/    /' out err 2>/dev/null | head -40
+    failed=1
+}
+# expect CODE ARGUMENTS...: runs the program, keeps out and err
+expect() {
+    local want=$1
+    shift
+    $OHTRAIN "$@" >out 2>err </dev/null
+    local got=$?
+    [ "$got" = "$want" ] || fail "ohtrain $*: exit code $got, expected $want"
+    last="ohtrain $*"
+}
+# says WHERE TEXT...: each text is in out or err
+says() {
+    local where=$1 text
+    shift
+    for text in "$@"; do
+        grep -qF -- "$text" "$where" || fail "$last: \"$text\" is not in $where"
+    done
+}
+silent() {
+    [ ! -s "$1" ] || fail "$last: $1 is not empty"
+}
+
+commands="train eval prepare report check bench"
+
+expect 0 --version; says out "ohtrain 0."; silent err
+[ "$(wc -l <out)" = 1 ] || fail "--version: more than one line"
+expect 0 --help; silent err
+for command in $commands; do says out "ohtrain $command "; done
+says out "Exit codes" "mpirun -np 2"
+cp out help
+expect 0 -h; cmp -s out help || fail "-h and --help differ"
+
+# Each command's help: its usage, and every option that its usage names.
+for command in $commands; do
+    expect 0 $command --help; silent err
+    says out "ohtrain $command"
+    options=$(head -1 out | grep -oE -- '(^|[[ ])--?[a-z-]+' | tr -d '[ ' | sort -u)
+    tail -n +2 out >body
+    for option in $options; do
+        grep -qF -- "$option" body || fail "$command --help: $option is in the usage but not explained"
+    done
+    if head -1 out | grep -q "key=value"; then says out "model.attention" "run.keep_checkpoints" "may differ when a run is resumed"; fi
+done
+
+# Usage errors: code 2, one message on stderr with a remedy, nothing on stdout, no crash.
+wrong() {
+    local text=$1
+    shift
+    expect 2 "$@"
+    says err "ohtrain: CONFIG error" "$text"
+    silent out
+    [ "$(grep -c '^ohtrain: ' err)" = 1 ] || fail "$last: not exactly one message"
+}
+wrong 'unknown command "trian"; nearest: train' trian
+wrong 'unknown command "zzz"' zzz
+wrong 'unknown option --confg; nearest: --config' train --confg x
+wrong 'unknown option -z' -z
+wrong 'model.attentoin: unknown key; nearest: model.attention' model.attentoin=softmax1
+wrong 'model.layers: found "many"' train model.layers=many
+wrong 'model.heads' check model.heads=3 data.tokens=128
+wrong 'unexpected word "extra"' train extra
+wrong 'expected a value' train -c
+wrong 'which runs?' report
+wrong 'allowed: text, md, csv, json' report --format jsn x
+wrong 'which run?' eval
+printf 'model:\n  attentoin: softmax1\n' >bad.yaml
+wrong 'bad.yaml:2: model.attentoin: unknown key; nearest: model.attention' train -c bad.yaml
+wrong 'bad.yaml:2: model.attentoin' -c bad.yaml
+wrong 'bad.yaml:2: model.attentoin' check -c bad.yaml
+expect 6 train -c missing.yaml; says err "missing.yaml"
+
+# No data yet: the message says the one command that makes it.
+expect 6; says err "datasets/sample/opt.h5" "fix: " "datasets/make-sample.sh"
+expect 6 check; says err "datasets/make-sample.sh" "data.tokens="
+
+# Under mpirun: said once.
+if command -v mpirun >/dev/null; then
+    mpirun --oversubscribe --bind-to none -np 2 $OHTRAIN trian >out 2>err </dev/null
+    got=$?
+    last="mpirun ohtrain trian"
+    [ "$got" = 2 ] || fail "$last: exit code $got"
+    [ "$(grep -c 'unknown command' err)" = 1 ] || fail "$last: not exactly one message"
+    mpirun --oversubscribe --bind-to none -np 2 $OHTRAIN --version >out 2>err </dev/null
+    last="mpirun ohtrain --version"
+    [ "$(wc -l <out)" = 1 ] || fail "$last: not exactly one line"
+fi
+
+# check: works without data, prints configuration, parameters, memory and FLOPs.
+expect 0 check data.tokens=64 model.attention=clipped model.alpha=12
+says out "attention: \"clipped\"" "gamma -0.1875" "parameters: 16," "memory of one rank" "AdamW moments" "FLOPs: " "1,024 tokens"
+expect 0 check -c "$OHT_SOURCE/jobs/opt-125m.yaml" data.tokens=512; says out "parameters: 124,059,648"
+expect 0 check -c "$OHT_SOURCE/jobs/bert-base.yaml" data.tokens=128; says out "parameters: 109,514,298"
+sed '/^model: /,$d' out >resolved.yaml # what it prints first is a configuration
+expect 0 check -c resolved.yaml data.tokens=128; says out "parameters: 109,514,298"
+for job in "$OHT_SOURCE"/jobs/*.yaml; do
+    expect 0 check -c "$job" data.tokens=128
+done
+
+# The reference in jobs/README.md is the program's.
+expect 0 --reference
+sed -n '/made by: ohtrain --reference/,/end of ohtrain --reference/p' "$OHT_SOURCE/jobs/README.md" | sed '1d;$d' >reference
+diff -u reference out >difference || { fail "jobs/README.md is not what ohtrain --reference says"; head -20 difference; }
+exit $failed
