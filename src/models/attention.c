@@ -31,9 +31,8 @@ oht_status attention_gate(const oht_model_config *cfg, oht_gate *out) {
     }
     if (cfg->gate_form == OHT_GATE_MLP && gate_hidden(cfg) < 1)
         OHT_FAIL(OHT_CONFIG,
-                 "model.gate_form = mlp has a hidden layer of a quarter of the head width, which is "
-                 "%lld\nfix: fewer "
-                 "model.heads, or model.gate_form=mlp2",
+                 "model.gate_form = mlp has a quarter of the head width as hidden units; the width is %lld\n"
+                 "fix: fewer model.heads, or model.gate_form=mlp2",
                  (long long)(cfg->width / cfg->heads));
     if (cfg->gate_fine_tuning) out->scale = (float)(1.0 / gate_probability(cfg)); // c pi = 1 at the start
     return OHT_OK;

@@ -18,8 +18,8 @@ static oht_status check(const oht_model_config *cfg) {
         OHT_FAIL(OHT_CONFIG, "model.norm = pre, but BERT is a post-norm model\nfix: model.norm=post");
     if (cfg->embed_width != cfg->width)
         OHT_FAIL(OHT_CONFIG,
-                 "model.embed_width = %lld and model.width = %lld differ, which BERT cannot do\nfix: "
-                 "model.embed_width=%lld",
+                 "model.embed_width = %lld and model.width = %lld differ, which BERT cannot do\n"
+                 "fix: model.embed_width=%lld",
                  (long long)cfg->embed_width, (long long)cfg->width, (long long)cfg->width);
     return OHT_OK;
 }

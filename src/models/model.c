@@ -26,9 +26,8 @@ static oht_status check(const oht_model_config *cfg, int64_t tokens) {
         OHT_FAIL(OHT_CONFIG, "model.layers = %lld, expected at least 1", (long long)cfg->layers);
     if (tokens < 1 || tokens > cfg->max_tokens)
         OHT_FAIL(OHT_CONFIG,
-                 "rows of %lld tokens, but model.max_tokens = %lld\nfix: model.max_tokens=%lld, or a data "
-                 "file with "
-                 "shorter rows",
+                 "rows of %lld tokens, but model.max_tokens = %lld\n"
+                 "fix: model.max_tokens=%lld, or a data file with shorter rows",
                  (long long)tokens, (long long)cfg->max_tokens, (long long)tokens);
     return kinds[cfg->type]->check(cfg);
 }

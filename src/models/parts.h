@@ -96,7 +96,7 @@ typedef struct model_kind {
     bool mlm;
     oht_status (*check)(const oht_model_config *cfg);
     void (*declare)(oht_model *m, registrar *r);
-    // x, mask, labels: what every model starts from is in `in`.
+    // The forward pass; returns the loss. mask: OHT_NONE without padded rows.
     oht_value (*record)(const oht_model *m, oht_graph *g, oht_value mask, bool recompute);
 } model_kind;
 extern const model_kind model_opt, model_bert;

@@ -364,7 +364,7 @@ static void test_refused(void **state) {
     cfg.heads = 8;
     cfg.gate = OHT_GATE_CONDITIONAL_PER_HEAD;
     cfg.gate_form = OHT_GATE_MLP;
-    refuse(&cfg, 16, "quarter of the head width");
+    refuse(&cfg, 16, "quarter of the head width as hidden units");
     cfg = opt;
     snprintf(cfg.attention, sizeof cfg.attention, "clipped");
     refuse(&cfg, 16, "model.alpha");
