@@ -92,7 +92,7 @@ int main(int argc, char **argv) {
     // A word that is neither option nor key=value is a command; everything else means train.
     bool word = argc > 1 && argv[1][0] != '-' && !strchr(argv[1], '=');
     const oht_command *command = find_command(word ? argv[1] : "train");
-    if (answer(word ? command : NULL, argc, argv))
+    if (command && answer(word ? command : NULL, argc, argv))
         return fflush(stdout) == 0 && !ferror(stdout) ? OHT_OK : OHT_IO;
 
     oht_comm *comm;

@@ -65,6 +65,7 @@ wrong() {
 }
 wrong 'unknown command "trian"; nearest: train' trian
 wrong 'unknown command "zzz"' zzz
+wrong 'unknown command "zzz"' zzz --help
 wrong 'unknown option --confg; nearest: --config' train --confg x
 wrong 'unknown option -z' -z
 wrong 'model.attentoin: unknown key; nearest: model.attention' model.attentoin=softmax1
