@@ -205,10 +205,19 @@ void oht_run_feed(oht_run *run, oht_field field, const void *src, size_t bytes) 
     run->be->upload(run->be, at(run, v->place[0]), src, bytes);
 }
 
-void oht_run_forward(oht_run *run) {
+// The trainer's counts fit the capacity of the graph.
+static void check_rows(const oht_run *run) {
     const oht_graph *g = run->graph;
     assert(run->rows >= 0 && run->rows <= g->rows);
-    assert(run->picked >= 0 && run->picked <= g->rows * g->tokens);
+    for (int i = 0; i < OHT_FIELD_COUNT; i++) {
+        const graph_value *v = g->input[i] >= 0 ? &g->value[g->input[i]] : NULL;
+        if (v && v->rows == OHT_ROWS_PICKED) assert(run->picked >= 0 && run->picked <= v->shape.dim[0]);
+    }
+}
+
+void oht_run_forward(oht_run *run) {
+    const oht_graph *g = run->graph;
+    check_rows(run);
     run->loss_sum = 0.0;
     if (run->rows == 0) return;
     if (state_of(run)->poison) poison_arena(run);
