@@ -1,5 +1,5 @@
-// Recording: values and nodes in the order in which a model's forward pass names them (include/oht/graph.h). The first error
-// sticks and silences everything after it; oht_plan hands it out.
+// Recording: values and nodes in the order in which a model's forward pass names them (include/oht/graph.h).
+// The first error sticks and silences everything after it; oht_plan hands it out.
 #include "graph/internal.h"
 
 #include <stdarg.h>
@@ -10,12 +10,12 @@
 
 static const char *const FIELD_NAME[OHT_FIELD_COUNT] = {"tokens", "mask", "labels", "positions"};
 
-oht_status oht_graph_create(oht_graph **out, oht_backend *be, const oht_params *params, oht_mode mode, int64_t rows,
-                            int64_t tokens) {
+oht_status oht_graph_create(oht_graph **out, oht_backend *be, const oht_params *params, oht_mode mode,
+                            int64_t rows, int64_t tokens) {
     *out = NULL;
     if (rows < 1 || tokens < 1)
-        OHT_FAIL(OHT_CONFIG, "a graph for %lld samples of %lld tokens\nfix: both must be at least 1", (long long)rows,
-                 (long long)tokens);
+        OHT_FAIL(OHT_CONFIG, "a graph for %lld samples of %lld tokens\nfix: both must be at least 1",
+                 (long long)rows, (long long)tokens);
     oht_graph *g;
     OHT_TRY(OHT_ALLOC(&g, 1, "graph"));
     g->be = be;
@@ -71,7 +71,7 @@ int oht_graph_taps(const oht_graph *g, const oht_tap_info **out) {
     return g->n_taps;
 }
 
-// ---- errors ----------------------------------------------------------------------------------------------------------
+// ---- errors ----------------------------------------------------------------------------------------------
 
 // Keeps the thread's error record as the graph's, unless one is there.
 static void stick(oht_graph *g, oht_status status) {
@@ -87,7 +87,8 @@ oht_value oht_graph_fail(oht_graph *g, const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    stick(g, oht_error_set(OHT_INTERNAL, __FILE__, __LINE__, "recording %s%s%s", g->scope, g->scope[0] ? ": " : "", text));
+    stick(g, oht_error_set(OHT_INTERNAL, __FILE__, __LINE__, "recording %s%s%s", g->scope,
+                           g->scope[0] ? ": " : "", text));
     return OHT_NONE;
 }
 
@@ -96,7 +97,8 @@ void oht_scope(oht_graph *g, const char *format, ...) {
     va_start(args, format);
     int n = vsnprintf(g->scope, sizeof(g->scope), format, args);
     va_end(args);
-    if (n < 0 || (size_t)n >= sizeof(g->scope)) oht_graph_fail(g, "the scope is longer than %d characters", OHT_NODE_NAME - 1);
+    if (n < 0 || (size_t)n >= sizeof(g->scope))
+        oht_graph_fail(g, "the scope is longer than %d characters", OHT_NODE_NAME - 1);
 }
 
 void oht_block_begin(oht_graph *g) {
@@ -113,7 +115,7 @@ void oht_block_end(oht_graph *g) {
     g->block_open = false;
 }
 
-// ---- values ----------------------------------------------------------------------------------------------------------
+// ---- values ----------------------------------------------------------------------------------------------
 
 static bool good(const oht_graph *g, oht_value v) {
     return v.id >= 0 && v.id < g->n_values;
@@ -130,7 +132,8 @@ const char *oht_value_name(const oht_graph *g, oht_value v) {
 }
 
 // Appends a value of the given shape; NULL after a failure. The pointer is good until the next value.
-static graph_value *new_value(oht_graph *g, value_kind kind, oht_dtype dtype, oht_rows rows, int rank, const int64_t *dim) {
+static graph_value *new_value(oht_graph *g, value_kind kind, oht_dtype dtype, oht_rows rows, int rank,
+                              const int64_t *dim) {
     if (g->status != OHT_OK) return NULL;
     if (rank < 1 || rank > 4) {
         oht_graph_fail(g, "a value of rank %d (1 to 4 are possible)", rank);
@@ -142,7 +145,8 @@ static graph_value *new_value(oht_graph *g, value_kind kind, oht_dtype dtype, oh
             return NULL;
         }
     if (rows == OHT_ROWS_BATCH && dim[0] != g->rows) {
-        oht_graph_fail(g, "a value of %lld samples in a graph for %lld", (long long)dim[0], (long long)g->rows);
+        oht_graph_fail(g, "a value of %lld samples in a graph for %lld", (long long)dim[0],
+                       (long long)g->rows);
         return NULL;
     }
     oht_status status = OHT_RESERVE(&g->value, &g->value_capacity, (size_t)g->n_values, "values of a graph");
@@ -151,14 +155,16 @@ static graph_value *new_value(oht_graph *g, value_kind kind, oht_dtype dtype, oh
         return NULL;
     }
     graph_value *v = &g->value[g->n_values++];
-    *v = (graph_value){.kind = kind, .rows = rows, .node = -1, .param = -1, .place = {-1, -1}, .grad_place = -1};
+    *v = (graph_value){
+        .kind = kind, .rows = rows, .node = -1, .param = -1, .place = {-1, -1}, .grad_place = -1};
     v->shape.dtype = dtype;
     v->shape.rank = rank;
     memcpy(v->shape.dim, dim, (size_t)rank * sizeof(*dim));
     return v;
 }
 
-oht_value oht_input(oht_graph *g, oht_field field, oht_dtype dtype, oht_rows rows, int rank, const int64_t *dim) {
+oht_value oht_input(oht_graph *g, oht_field field, oht_dtype dtype, oht_rows rows, int rank,
+                    const int64_t *dim) {
     if (g->status != OHT_OK) return OHT_NONE;
     if (g->input[field] >= 0) return oht_graph_fail(g, "the input '%s' is declared twice", FIELD_NAME[field]);
     graph_value *v = new_value(g, VALUE_INPUT, dtype, rows, rank, dim);
@@ -179,7 +185,8 @@ oht_value oht_parameter_group(oht_graph *g, int first, int n) {
     if (n < 1 || first < 0 || first + n > g->params->n)
         return oht_graph_fail(g, "parameters %d to %d of a table of %d", first, first + n - 1, g->params->n);
     for (int i = 0; i < g->n_values; i++)
-        if (g->value[i].kind == VALUE_PARAM && g->value[i].param == first && g->value[i].n_params == n) return (oht_value){i};
+        if (g->value[i].kind == VALUE_PARAM && g->value[i].param == first && g->value[i].n_params == n)
+            return (oht_value){i};
 
     const oht_param *p = &g->params->item[first];
     int64_t dim[4];
@@ -188,7 +195,8 @@ oht_value oht_parameter_group(oht_graph *g, int first, int n) {
         const oht_param *next = p + i;
         bool fits = next->rank == p->rank && next->offset == next[-1].offset + (size_t)next[-1].count;
         for (int k = 1; k < p->rank; k++) fits &= next->dim[k] == p->dim[k];
-        if (!fits) return oht_graph_fail(g, "parameter %s cannot be stacked under %s", next->name, next[-1].name);
+        if (!fits)
+            return oht_graph_fail(g, "parameter %s cannot be stacked under %s", next->name, next[-1].name);
         dim[0] += next->dim[0];
     }
     graph_value *v = new_value(g, VALUE_PARAM, OHT_F32, OHT_ROWS_FIXED, p->rank, dim);
@@ -201,9 +209,10 @@ oht_value oht_parameter_group(oht_graph *g, int first, int n) {
     return (oht_value){g->n_values - 1};
 }
 
-// ---- nodes -----------------------------------------------------------------------------------------------------------
+// ---- nodes -----------------------------------------------------------------------------------------------
 
-oht_node *oht_node_new(oht_graph *g, const oht_op *op, const oht_value *in, int n_in, const void *attr, size_t attr_bytes) {
+oht_node *oht_node_new(oht_graph *g, const oht_op *op, const oht_value *in, int n_in, const void *attr,
+                       size_t attr_bytes) {
     if (g->status != OHT_OK) return NULL;
     if (n_in < 1 || n_in > OHT_NODE_IN) {
         oht_graph_fail(g, "%s with %d inputs (1 to %d are possible)", op->name, n_in, OHT_NODE_IN);
@@ -237,16 +246,19 @@ oht_node *oht_node_new(oht_graph *g, const oht_op *op, const oht_value *in, int 
     return node;
 }
 
-oht_value oht_node_output(oht_graph *g, oht_node *node, oht_dtype dtype, oht_rows rows, int rank, const int64_t *dim) {
+oht_value oht_node_output(oht_graph *g, oht_node *node, oht_dtype dtype, oht_rows rows, int rank,
+                          const int64_t *dim) {
     if (!node || g->status != OHT_OK) return OHT_NONE;
-    if (node->n_out == OHT_NODE_OUT) return oht_graph_fail(g, "%s has more than %d outputs", node->op->name, OHT_NODE_OUT);
+    if (node->n_out == OHT_NODE_OUT)
+        return oht_graph_fail(g, "%s has more than %d outputs", node->op->name, OHT_NODE_OUT);
     graph_value *v = new_value(g, VALUE_MADE, dtype, rows, rank, dim);
     if (!v) return OHT_NONE;
     v->node = g->n_nodes - 1;
     v->slot = node->n_out;
     snprintf(v->name, sizeof(v->name), "%s%s%s", node->name, node->name[0] ? "." : "", node->op->name);
     if (v->slot == 0 && g->mode == OHT_TRAIN && node->op->backward)
-        for (int i = 0; i < node->n_in; i++) v->needs_grad |= good(g, node->in[i]) && g->value[node->in[i].id].needs_grad;
+        for (int i = 0; i < node->n_in; i++)
+            v->needs_grad |= good(g, node->in[i]) && g->value[node->in[i].id].needs_grad;
     node->out[node->n_out++] = (oht_value){g->n_values - 1};
     return node->out[v->slot];
 }

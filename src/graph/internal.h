@@ -9,11 +9,11 @@ typedef enum value_kind { VALUE_INPUT, VALUE_PARAM, VALUE_MADE } value_kind;
 typedef struct graph_value {
     value_kind kind;
     char name[OHT_NODE_NAME + 32]; // for messages
-    oht_tensor shape;              // at capacity, data NULL
+    oht_tensor shape; // at capacity, data NULL
     oht_rows rows;
-    oht_field field;     // VALUE_INPUT
-    int param, n_params; // VALUE_PARAM: n_params of the table, stacked; flat: where they start in the flat buffer
-    size_t flat;
+    oht_field field; // VALUE_INPUT
+    int param, n_params; // VALUE_PARAM: so many of the table, stacked,
+    size_t flat; // from here in the flat buffer
     int node, slot; // VALUE_MADE: out[slot] of the node
     bool needs_grad;
     // Set by the plan; places are buffers of the arena, -1 = none:
@@ -24,7 +24,13 @@ typedef struct graph_value {
 } graph_value;
 
 // One stretch of the arena and the steps during which it is in use, both ends included.
-typedef enum buffer_kind { BUFFER_INPUT, BUFFER_ACTIVATION, BUFFER_GRADIENT, BUFFER_SCRATCH, BUFFER_KINDS } buffer_kind;
+typedef enum buffer_kind {
+    BUFFER_INPUT,
+    BUFFER_ACTIVATION,
+    BUFFER_GRADIENT,
+    BUFFER_SCRATCH,
+    BUFFER_KINDS
+} buffer_kind;
 typedef struct graph_buffer {
     buffer_kind kind;
     size_t bytes;
@@ -82,7 +88,7 @@ struct oht_graph {
     int n_ops;
 };
 
-// plan.c and place.c. Offsets for all buffers such that no two in use at the same step overlap; *bytes is the arena.
+// Offsets for all buffers such that no two in use at the same step overlap; *bytes is the size of the arena.
 OHT_CHECKED oht_status oht_place(graph_buffer *buffer, int n, size_t *bytes);
 
 // Bytes of a value at capacity.

@@ -1,5 +1,6 @@
-// Offsets in the arena: a greedy answer to dynamic storage allocation. Buffers are placed from the largest to the smallest,
-// each into the smallest hole that is free for its whole lifetime. Large ones of equal size then stack without waste.
+// Offsets in the arena: a greedy answer to dynamic storage allocation. Buffers are placed from the largest to
+// the smallest, each into the smallest hole that is free for its whole lifetime. Large ones of equal size
+// then stack without waste.
 #include <stdlib.h>
 
 #include "graph/internal.h"
@@ -34,7 +35,8 @@ oht_status oht_place(graph_buffer *buffer, int n, size_t *bytes) {
         size_t size = (b->bytes + ALIGN - 1) / ALIGN * ALIGN;
         int n_neighbours = 0; // those placed already that live at the same time
         for (int k = 0; k < i; k++)
-            if (order[k]->first <= b->last && b->first <= order[k]->last) insert(neighbour, n_neighbours++, order[k]);
+            if (order[k]->first <= b->last && b->first <= order[k]->last)
+                insert(neighbour, n_neighbours++, order[k]);
 
         size_t end = 0, best = SIZE_MAX, best_hole = SIZE_MAX;
         for (int k = 0; k < n_neighbours; k++) {

@@ -1,11 +1,15 @@
 // The plan: in which order nodes run, from when to when each tensor is in use, where it lies in the arena.
 //
-//   steps   forward of every node; in training then backward in reverse, and before the backward of a recomputation block
-//           the forward of those of its nodes whose results that backward reads
-//   values  live from the step that makes them to the last that reads them (backward reads what keep_in, keep_out say);
-//           a value used in its block only is dropped after the forward pass: a second life begins at its recomputation
-//   dy      lives from its first writer to its reader, the backward of the node that made y; the first writer in
-//           backward order overwrites, the others add. x + f passes dy on to x unchanged: both share one buffer.
+// Steps: forward of every node; in training then backward in reverse, and before the backward of a
+// recomputation block the forward of those of its nodes whose results that backward reads.
+//
+// A value lives from the step that makes it to the last that reads it (backward reads what keep_in and
+// keep_out say). One that only its own recomputation block reads is dropped after the forward pass and lives
+// a second time from its recomputation on.
+//
+// A gradient lives from its first writer to its reader, the backward of the node that made the value. The
+// first writer in backward order overwrites, the others add. x + f passes dy on to x unchanged: both share a
+// buffer.
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,9 +20,9 @@
 typedef struct planner {
     oht_graph *g;
     bool *differentiated; // per node: its backward runs
-    bool *recomputed;     // per node: its forward runs twice
-    bool *needed;         // per value: recomputation must bring it back
-    oht_status status;    // of add_buffer
+    bool *recomputed; // per node: its forward runs twice
+    bool *needed; // per value: recomputation must bring it back
+    oht_status status; // of add_buffer
 } planner;
 
 static bool has_bit(uint32_t mask, int i) {
@@ -27,7 +31,8 @@ static bool has_bit(uint32_t mask, int i) {
 
 static int add_buffer(planner *p, buffer_kind kind, size_t bytes, int first, int last) {
     oht_graph *g = p->g;
-    oht_status status = OHT_RESERVE(&g->buffer, &g->buffer_capacity, (size_t)g->n_buffers, "buffers of a plan");
+    oht_status status =
+        OHT_RESERVE(&g->buffer, &g->buffer_capacity, (size_t)g->n_buffers, "buffers of a plan");
     if (status != OHT_OK) {
         p->status = status;
         return -1;
@@ -41,7 +46,7 @@ static void extend(oht_graph *g, int buffer, int step) {
     if (buffer >= 0) g->buffer[buffer].last = step;
 }
 
-// ---- which backward runs, which gradient is added ----------------------------------------------------------------------
+// ---- which backward runs, which gradient is added --------------------------------------------------------
 
 static void differentiate(planner *p, oht_value loss) {
     oht_graph *g = p->g;
@@ -60,7 +65,7 @@ static void differentiate(planner *p, oht_value loss) {
     }
 }
 
-// ---- recomputation -----------------------------------------------------------------------------------------------------
+// ---- recomputation ---------------------------------------------------------------------------------------
 
 // A value made in a block is dropped unless something outside the block reads it.
 static void find_dropped(oht_graph *g, oht_value loss) {
@@ -80,7 +85,7 @@ static void need(planner *p, oht_value v) {
     if (v.id >= 0 && p->g->value[v.id].dropped) p->needed[v.id] = true;
 }
 
-// The nodes that must run again: those that make what backward reads, those that make what these read, and so on.
+// The nodes that must run again: those that make what backward reads, what these read, and so on.
 static void find_recomputed(planner *p) {
     const oht_graph *g = p->g;
     for (int n = 0; n < g->n_nodes; n++) {
@@ -98,7 +103,7 @@ static void find_recomputed(planner *p) {
     }
 }
 
-// ---- schedule ----------------------------------------------------------------------------------------------------------
+// ---- schedule --------------------------------------------------------------------------------------------
 
 static void schedule(planner *p) {
     oht_graph *g = p->g;
@@ -110,14 +115,15 @@ static void schedule(planner *p) {
         int here = g->node[n]->block;
         if (here >= 0 && here != block) {
             for (int k = 0; k < g->n_nodes; k++)
-                if (g->node[k]->block == here && p->recomputed[k]) g->step[g->n_steps++] = (graph_step){STEP_RECOMPUTE, k, -1};
+                if (g->node[k]->block == here && p->recomputed[k])
+                    g->step[g->n_steps++] = (graph_step){STEP_RECOMPUTE, k, -1};
             block = here;
         }
         g->step[g->n_steps++] = (graph_step){STEP_BACKWARD, n, -1};
     }
 }
 
-// ---- lifetimes ---------------------------------------------------------------------------------------------------------
+// ---- lifetimes -------------------------------------------------------------------------------------------
 
 // A step reads or writes a value; pass 0 is the forward pass, pass 1 all that follows.
 static void touch(planner *p, oht_value ref, int pass, int step) {
@@ -142,7 +148,7 @@ static void touch_gradients(planner *p, oht_node *node, int step) {
         if (first && i == node->share_grad && dy >= 0)
             in->grad_place = dy;
         else if (first)
-            in->grad_place = add_buffer(p, BUFFER_GRADIENT, value_bytes(in), step, step); // its reader comes later
+            in->grad_place = add_buffer(p, BUFFER_GRADIENT, value_bytes(in), step, step); // until its reader
     }
 }
 
@@ -168,15 +174,15 @@ static void find_lifetimes(planner *p) {
     }
 }
 
-// ---- the flat gradient -------------------------------------------------------------------------------------------------
+// ---- the flat gradient -----------------------------------------------------------------------------------
 
 static int by_flat_start(const void *a, const void *b) {
     const graph_value *x = *(const graph_value *const *)a, *y = *(const graph_value *const *)b;
     return x->flat < y->flat ? -1 : x->flat > y->flat;
 }
 
-// Gaps between the gradients that backward writes: padding and unused parameters. Also checks that none overlap (a parameter
-// used both alone and in a group would have two owners).
+// Gaps between the gradients that backward writes: padding and unused parameters. Also checks that none
+// overlap (a parameter used both alone and in a group would have two owners).
 static oht_status find_gaps(oht_graph *g) {
     const graph_value **written;
     oht_status status;
@@ -190,7 +196,8 @@ static oht_status find_gaps(oht_graph *g) {
     for (int i = 0; i <= n; i++) {
         size_t start = i < n ? written[i]->flat : g->params->flat_count;
         if (start < end)
-            OHT_FAIL_GOTO(status, OHT_INTERNAL, done, "the gradients of %s and %s overlap in the flat buffer\nfix: use a parameter "
+            OHT_FAIL_GOTO(status, OHT_INTERNAL, done,
+                          "the gradients of %s and %s overlap in the flat buffer\nfix: use a parameter "
                           "either alone or in one group, and call oht_params_layout before recording",
                           written[i - 1]->name, i < n ? written[i]->name : "the end");
         if (start > end) g->gap[g->n_gaps++] = (graph_gap){end, start - end};
@@ -215,15 +222,17 @@ static oht_status find_ops(oht_graph *g) {
     return OHT_OK;
 }
 
-// ---- all of it ---------------------------------------------------------------------------------------------------------
+// ---- all of it -------------------------------------------------------------------------------------------
 
 static oht_status check(const oht_graph *g, oht_value loss) {
     if (g->planned) OHT_FAIL(OHT_INTERNAL, "the graph is planned already");
     if (g->n_nodes == 0) OHT_FAIL(OHT_INTERNAL, "the graph is empty");
     if (g->block_open) OHT_FAIL(OHT_INTERNAL, "the last recomputation block does not end");
     if (g->mode == OHT_EVAL) return OHT_OK;
-    if (loss.id < 0 || loss.id >= g->n_values || g->value[loss.id].kind != VALUE_MADE || !g->value[loss.id].needs_grad)
-        OHT_FAIL(OHT_INTERNAL, "a training graph needs a loss that depends on parameters (got %s)", oht_value_name(g, loss));
+    if (loss.id < 0 || loss.id >= g->n_values || g->value[loss.id].kind != VALUE_MADE ||
+        !g->value[loss.id].needs_grad)
+        OHT_FAIL(OHT_INTERNAL, "a training graph needs a loss that depends on parameters (got %s)",
+                 oht_value_name(g, loss));
     return OHT_OK;
 }
 
@@ -267,7 +276,8 @@ size_t oht_plan_bytes(const oht_graph *g) {
 }
 
 // Largest sum of the buffers of one kind that are in use at the same step.
-void oht_plan_describe(const oht_graph *g, void (*line)(void *ctx, const char *what, size_t bytes), void *ctx) {
+void oht_plan_describe(const oht_graph *g, void (*line)(void *ctx, const char *what, size_t bytes),
+                       void *ctx) {
     static const char *const NAME[BUFFER_KINDS] = {"inputs", "activations", "gradients", "scratch"};
     for (int kind = 0; kind < BUFFER_KINDS; kind++) {
         size_t peak = 0;

@@ -1,4 +1,5 @@
-// Running a planned graph: each step looks up its tensors in the arena and calls its operation. Nothing is allocated here.
+// Running a planned graph: each step looks up its tensors in the arena and calls its operation. Nothing is
+// allocated here.
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,7 @@ typedef struct op_time {
 // What oht_run hides from operations and trainers.
 typedef struct run_state {
     oht_run pub; // first member: an oht_run is a run_state
-    int step;    // being executed
+    int step; // being executed
     bool poison, profile;
     op_time *time; // per operation kind
     unsigned char nan_bytes[4096];
@@ -33,7 +34,8 @@ static const graph_value *value_of(const oht_run *run, oht_value v) {
 oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, float *param, float *grad) {
     *out = NULL;
     if (!g->planned) OHT_FAIL(OHT_INTERNAL, "a graph must be planned before it runs");
-    if (g->mode == OHT_TRAIN && arena && !grad) OHT_FAIL(OHT_INTERNAL, "a training graph needs a gradient buffer");
+    if (g->mode == OHT_TRAIN && arena && !grad)
+        OHT_FAIL(OHT_INTERNAL, "a training graph needs a gradient buffer");
     run_state *s;
     OHT_TRY(OHT_ALLOC(&s, 1, "run"));
     oht_status status = OHT_ALLOC(&s->time, (size_t)g->n_ops, "profile");
@@ -43,16 +45,16 @@ oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, float *param
     }
     s->pub.graph = g;
     s->pub.be = g->be;
-    void *nowhere = s; // a run that only counts points here and never reads or writes it
-    s->pub.arena = arena ? arena : nowhere;
-    s->pub.param = arena ? param : nowhere;
-    s->pub.grad = arena ? grad : nowhere;
+    s->pub.arena = arena;
+    s->pub.param = param;
+    s->pub.grad = grad;
     s->pub.loss_scale = 1.0f;
     s->pub.stride = 1;
     const char *poison = getenv("OHT_POISON");
     s->poison = poison && strcmp(poison, "1") == 0;
     memset(s->nan_bytes, 0xff, sizeof(s->nan_bytes)); // as float: NaN
-    for (int i = 0; arena && i < g->n_gaps; i++) g->be->zero(g->be, grad + g->gap[i].start, g->gap[i].count * sizeof(float));
+    for (int i = 0; arena && i < g->n_gaps; i++)
+        g->be->zero(g->be, grad + g->gap[i].start, g->gap[i].count * sizeof(float));
     *out = &s->pub;
     return OHT_OK;
 }
@@ -63,7 +65,7 @@ void oht_run_destroy(oht_run *run) {
     oht_free(run);
 }
 
-// ---- for operations ----------------------------------------------------------------------------------------------------
+// ---- for operations --------------------------------------------------------------------------------------
 
 static oht_tensor view(const oht_run *run, const graph_value *v, void *data) {
     oht_tensor t = v->shape;
@@ -74,13 +76,13 @@ static oht_tensor view(const oht_run *run, const graph_value *v, void *data) {
 }
 
 static void *at(const oht_run *run, int buffer) {
-    return buffer >= 0 ? run->arena + run->graph->buffer[buffer].offset : NULL;
+    return buffer >= 0 && run->arena ? run->arena + run->graph->buffer[buffer].offset : NULL;
 }
 
 oht_tensor oht_get(const oht_run *run, oht_value ref) {
     if (ref.id < 0) return OHT_NO_TENSOR;
     const graph_value *v = value_of(run, ref);
-    if (v->kind == VALUE_PARAM) return view(run, v, run->param + v->flat);
+    if (v->kind == VALUE_PARAM) return view(run, v, run->param ? run->param + v->flat : NULL);
     return view(run, v, at(run, v->place[current(run)->kind != STEP_FORWARD]));
 }
 
@@ -88,7 +90,8 @@ oht_tensor oht_get_grad(const oht_run *run, oht_value ref) {
     if (ref.id < 0) return OHT_NO_TENSOR;
     const graph_value *v = value_of(run, ref);
     if (!v->needs_grad) return OHT_NO_TENSOR;
-    return view(run, v, v->kind == VALUE_PARAM ? run->grad + v->flat : at(run, v->grad_place));
+    if (v->kind == VALUE_PARAM) return view(run, v, run->grad ? run->grad + v->flat : NULL);
+    return view(run, v, at(run, v->grad_place));
 }
 
 void *oht_scratch(const oht_run *run, const oht_node *node) {
@@ -102,10 +105,15 @@ bool oht_adds(const oht_run *run, const oht_node *node, int i) {
 }
 
 oht_draw oht_draw_of(const oht_run *run, const oht_node *node, float p) {
-    return (oht_draw){.seed = run->seed, .step = run->step, .site = node->site, .sample0 = run->sample0, .stride = run->stride, .p = p};
+    return (oht_draw){.seed = run->seed,
+                      .step = run->step,
+                      .site = node->site,
+                      .sample0 = run->sample0,
+                      .stride = run->stride,
+                      .p = p};
 }
 
-// ---- poison ------------------------------------------------------------------------------------------------------------
+// ---- poison ----------------------------------------------------------------------------------------------
 
 void oht_run_poison(oht_run *run, bool on) {
     state_of(run)->poison = on;
@@ -129,7 +137,8 @@ static void poison_arena(oht_run *run) {
 static void poison_dead(oht_run *run, int step) {
     const oht_graph *g = run->graph;
     for (int i = 0; i < g->n_buffers; i++)
-        if (g->buffer[i].last == step && g->buffer[i].kind != BUFFER_INPUT) fill_nan(run, at(run, i), g->buffer[i].bytes);
+        if (g->buffer[i].last == step && g->buffer[i].kind != BUFFER_INPUT)
+            fill_nan(run, at(run, i), g->buffer[i].bytes);
 }
 
 // All gradients that this backward is going to overwrite.
@@ -141,7 +150,7 @@ static void poison_gradient(oht_run *run) {
     }
 }
 
-// ---- execution ---------------------------------------------------------------------------------------------------------
+// ---- execution -------------------------------------------------------------------------------------------
 
 static bool is_empty(const oht_run *run, oht_value ref) {
     return ref.id >= 0 && oht_tensor_count(view(run, value_of(run, ref), NULL)) == 0;
@@ -151,7 +160,8 @@ static bool is_empty(const oht_run *run, oht_value ref) {
 static void zero_gradients(oht_run *run, const oht_node *node) {
     for (int i = 0; i < node->n_in; i++) {
         oht_tensor d = oht_get_grad(run, node->in[i]);
-        if (d.data && !oht_adds(run, node, i)) run->be->zero(run->be, d.data, (size_t)oht_tensor_count(d) * sizeof(float));
+        if (d.data && !oht_adds(run, node, i))
+            run->be->zero(run->be, d.data, (size_t)oht_tensor_count(d) * sizeof(float));
     }
 }
 
@@ -235,7 +245,7 @@ void oht_run_backward(oht_run *run) {
     run_steps(run, g->n_forward, g->n_steps);
 }
 
-// ---- counting ----------------------------------------------------------------------------------------------------------
+// ---- counting --------------------------------------------------------------------------------------------
 
 double oht_run_flops(const oht_run *run, bool backward) {
     const oht_graph *g = run->graph;
@@ -252,7 +262,9 @@ void oht_run_profile(oht_run *run, bool on) {
 }
 
 void oht_run_profile_report(const oht_run *run,
-                            void (*line)(void *ctx, const char *op, double fwd_s, double bwd_s, double flops), void *ctx) {
+                            void (*line)(void *ctx, const char *op, double fwd_s, double bwd_s, double flops),
+                            void *ctx) {
     const op_time *time = ((const run_state *)run)->time;
-    for (int k = 0; k < run->graph->n_ops; k++) line(ctx, run->graph->op[k]->name, time[k].fwd_s, time[k].bwd_s, time[k].flops);
+    for (int k = 0; k < run->graph->n_ops; k++)
+        line(ctx, run->graph->op[k]->name, time[k].fwd_s, time[k].bwd_s, time[k].flops);
 }

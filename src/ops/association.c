@@ -1,10 +1,11 @@
-// Hopfield association, the memory retrieval of the paper in its form as attention: per head s_ij = beta <q_i, k_j> with
-// beta = D^-1/2, P = f(S) over the visible keys, out = Drop(P) V (spec transformers 1). Backward needs qkv, out and one
-// number per row, so the T x T matrices are never kept. In evaluation the scores and probabilities can be tapped.
+// Hopfield association, the memory retrieval of the paper in its form as attention: per head s_ij = beta
+// <q_i, k_j> with beta = D^-1/2, P = f(S) over the visible keys, out = Drop(P) V (spec transformers 1).
+// Backward needs qkv, out and one number per row, so the T x T matrices are never kept. In evaluation the
+// scores and probabilities can be tapped.
 #include <math.h>
 
-#include "ops/common.h"
 #include "oht/op.h"
+#include "ops/common.h"
 
 enum { QKV, MASK };
 enum { OUT, ROW, SCORES, PROBS };
@@ -18,16 +19,19 @@ static oht_assoc with_draw(const oht_run *run, const oht_node *node) {
 static void forward(oht_run *run, const oht_node *node) {
     oht_assoc as = with_draw(run, node);
     oht_attention_inner inner = {OHT_NO_TENSOR, OHT_NO_TENSOR};
-    if (node->n_out > SCORES) inner = (oht_attention_inner){oht_get(run, node->out[SCORES]), oht_get(run, node->out[PROBS])};
-    run->be->attention_fwd(run->be, oht_get(run, node->out[OUT]), oht_get(run, node->out[ROW]), oht_get(run, node->in[QKV]),
-                           oht_get(run, node->in[MASK]), &as, &inner, oht_scratch(run, node));
+    if (node->n_out > SCORES)
+        inner = (oht_attention_inner){oht_get(run, node->out[SCORES]), oht_get(run, node->out[PROBS])};
+    run->be->attention_fwd(run->be, oht_get(run, node->out[OUT]), oht_get(run, node->out[ROW]),
+                           oht_get(run, node->in[QKV]), oht_get(run, node->in[MASK]), &as, &inner,
+                           oht_scratch(run, node));
 }
 
 static void backward(oht_run *run, const oht_node *node) {
     oht_assoc as = with_draw(run, node);
     run->be->attention_bwd(run->be, oht_get_grad(run, node->in[QKV]), oht_get_grad(run, node->out[OUT]),
-                           oht_get(run, node->out[OUT]), oht_get(run, node->out[ROW]), oht_get(run, node->in[QKV]),
-                           oht_get(run, node->in[MASK]), &as, oht_adds(run, node, QKV), oht_scratch(run, node));
+                           oht_get(run, node->out[OUT]), oht_get(run, node->out[ROW]),
+                           oht_get(run, node->in[QKV]), oht_get(run, node->in[MASK]), &as,
+                           oht_adds(run, node, QKV), oht_scratch(run, node));
 }
 
 // Forward: S and P V. Backward: S again, dP, dV, dQ, dK. A causal row i has i + 1 pairs.
@@ -41,18 +45,21 @@ static double flops(const oht_run *run, const oht_node *node, bool backward_) {
 
 static const oht_op ASSOCIATION = {"association", forward, backward, flops};
 
-oht_value oht_association(oht_graph *g, oht_value qkv, oht_value mask, oht_assoc_spec f, int heads, bool causal, float p,
-                          oht_value *row) {
+oht_value oht_association(oht_graph *g, oht_value qkv, oht_value mask, oht_assoc_spec f, int heads,
+                          bool causal, float p, oht_value *row) {
     if (row) *row = OHT_NONE;
     oht_tensor a = oht_shape(g, qkv), m = oht_shape(g, mask);
     if (a.rank != 3 || a.dtype != OHT_F32 || heads < 1 || a.dim[2] % (3 * heads) != 0)
-        return oht_graph_fail(g, "association: qkv %s must be (B,T,3C) with C a multiple of %d heads", oht_shape_text(a).text, heads);
+        return oht_graph_fail(g, "association: qkv %s must be (B,T,3C) with C a multiple of %d heads",
+                              oht_shape_text(a).text, heads);
     if (mask.id >= 0 && (m.rank != 2 || m.dtype != OHT_U8 || m.dim[0] != a.dim[0] || m.dim[1] != a.dim[1]))
-        return oht_graph_fail(g, "association: mask %s must be (B,T) u8 of qkv %s", oht_shape_text(m).text, oht_shape_text(a).text);
+        return oht_graph_fail(g, "association: mask %s must be (B,T) u8 of qkv %s", oht_shape_text(m).text,
+                              oht_shape_text(a).text);
     if (!(p >= 0.0f && p < 1.0f)) return oht_graph_fail(g, "association: p = %g must be in [0,1)", (double)p);
     int64_t B = a.dim[0], T = a.dim[1], C = a.dim[2] / 3;
     bool train = oht_graph_mode(g) == OHT_TRAIN;
-    oht_assoc as = {.f = f, .beta = (float)(1.0 / sqrt((double)(C / heads))), .causal = causal, .heads = heads};
+    oht_assoc as = {
+        .f = f, .beta = (float)(1.0 / sqrt((double)(C / heads))), .causal = causal, .heads = heads};
     as.drop.p = train ? p : 0.0f;
     uint32_t site = oht_next_site(g);
     oht_value in[] = {qkv, mask};

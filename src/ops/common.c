@@ -8,7 +8,8 @@ shape_text oht_shape_text(oht_tensor t) {
     if (t.rank == 0) return s;
     size_t n = 0;
     for (int i = 0; i < t.rank; i++)
-        n += (size_t)snprintf(s.text + n, sizeof(s.text) - n, "%c%lld", i == 0 ? '(' : ',', (long long)t.dim[i]);
+        n += (size_t)snprintf(s.text + n, sizeof(s.text) - n, "%c%lld", i == 0 ? '(' : ',',
+                              (long long)t.dim[i]);
     snprintf(s.text + n, sizeof(s.text) - n, ")");
     return s;
 }

@@ -13,8 +13,8 @@ bool oht_same_shape(oht_tensor a, oht_tensor b);
 bool oht_is_vector(oht_tensor t, int64_t n); // (n) f32
 size_t oht_tensor_bytes(oht_tensor t);
 
-// A kernel has one add flag for the gradients of in[first .. first + n). Where they differ (one of them is tied), those
-// that overwrite are zeroed first and all are added.
+// A kernel has one add flag for the gradients of in[first .. first + n). Where they differ (one of them is
+// tied), those that overwrite are zeroed first and all are added.
 bool oht_adds_all(const oht_run *run, const oht_node *node, int first, int n);
 
 // y += x or y = x.

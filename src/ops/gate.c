@@ -1,8 +1,9 @@
-// Gated attention (spec transformers 1.5): out_h = c pi_h ctx_h, pi = sigmoid of a small function of the attention's input x,
-// one per head. Parameters in the spec's order, m hidden units:
-//   linear w (H,D), b (H)      mlp w1 (H,m,D), b1 (H,m), w2 (H,m), b2 (H)      all features W (H,C), b (H)      unconditional a (H)
-#include "ops/common.h"
+// Gated attention (spec transformers 1.5): out_h = c pi_h ctx_h, pi = sigmoid of a small function of the
+// attention's input x, one per head. Parameters in the spec's order, m hidden units:
+//   linear w (H,D), b (H)      mlp w1 (H,m,D), b1 (H,m), w2 (H,m), b2 (H)      all features W (H,C), b (H)
+//   unconditional a (H)
 #include "oht/op.h"
+#include "ops/common.h"
 
 enum { X, CTX, W };
 enum { OUT, PI };
@@ -17,15 +18,18 @@ typedef struct gate_attr {
 static void weights(const oht_run *run, const oht_node *node, oht_tensor w[MOST_WEIGHTS], bool gradient) {
     const gate_attr *attr = node->attr;
     for (int i = 0; i < MOST_WEIGHTS; i++)
-        w[i] = i >= attr->n_w ? OHT_NO_TENSOR : gradient ? oht_get_grad(run, node->in[W + i]) : oht_get(run, node->in[W + i]);
+        w[i] = i >= attr->n_w ? OHT_NO_TENSOR
+               : gradient     ? oht_get_grad(run, node->in[W + i])
+                              : oht_get(run, node->in[W + i]);
 }
 
 static void forward(oht_run *run, const oht_node *node) {
     const gate_attr *attr = node->attr;
     oht_tensor w[MOST_WEIGHTS];
     weights(run, node, w, false);
-    run->be->gate_fwd(run->be, oht_get(run, node->out[OUT]), oht_get(run, node->out[PI]), oht_get(run, node->in[X]),
-                      oht_get(run, node->in[CTX]), w, &attr->gate, oht_scratch(run, node));
+    run->be->gate_fwd(run->be, oht_get(run, node->out[OUT]), oht_get(run, node->out[PI]),
+                      oht_get(run, node->in[X]), oht_get(run, node->in[CTX]), w, &attr->gate,
+                      oht_scratch(run, node));
 }
 
 static void backward(oht_run *run, const oht_node *node) {
@@ -35,9 +39,9 @@ static void backward(oht_run *run, const oht_node *node) {
     weights(run, node, dw, true);
     bool add[2] = {oht_adds(run, node, X), oht_adds(run, node, CTX)};
     run->be->gate_bwd(run->be, oht_get_grad(run, node->in[X]), oht_get_grad(run, node->in[CTX]), dw,
-                      oht_get_grad(run, node->out[OUT]), oht_get(run, node->out[PI]), oht_get(run, node->in[X]),
-                      oht_get(run, node->in[CTX]), w, &attr->gate, add, oht_adds_all(run, node, W, attr->n_w),
-                      oht_scratch(run, node));
+                      oht_get_grad(run, node->out[OUT]), oht_get(run, node->out[PI]),
+                      oht_get(run, node->in[X]), oht_get(run, node->in[CTX]), w, &attr->gate, add,
+                      oht_adds_all(run, node, W, attr->n_w), oht_scratch(run, node));
 }
 
 // Weights of one token, forward; backward does the same products twice (dx, dw).
@@ -46,7 +50,8 @@ static double flops(const oht_run *run, const oht_node *node, bool backward_) {
     if (attr->gate.kind == OHT_GATE_UNCONDITIONAL_PER_HEAD) return 0.0;
     oht_tensor x = oht_get(run, node->in[X]);
     double per_token = 0.0;
-    for (int i = 0; i < attr->n_w; i += 2) per_token += 2.0 * (double)oht_tensor_count(oht_get(run, node->in[W + i]));
+    for (int i = 0; i < attr->n_w; i += 2)
+        per_token += 2.0 * (double)oht_tensor_count(oht_get(run, node->in[W + i]));
     return (backward_ ? 2.0 : 1.0) * per_token * (double)oht_tensor_rows(x);
 }
 
@@ -60,8 +65,12 @@ static int expected(const oht_gate *gate, int64_t C, int64_t m, oht_tensor w[MOS
         return 1;
     }
     switch (gate->form) {
-    case OHT_GATE_LINEAR: w[0] = (oht_tensor){.rank = 2, .dim = {H, D}}; break;
-    case OHT_GATE_ALL_FEATURES: w[0] = (oht_tensor){.rank = 2, .dim = {H, C}}; break;
+    case OHT_GATE_LINEAR:
+        w[0] = (oht_tensor){.rank = 2, .dim = {H, D}};
+        break;
+    case OHT_GATE_ALL_FEATURES:
+        w[0] = (oht_tensor){.rank = 2, .dim = {H, C}};
+        break;
     case OHT_GATE_MLP:
     case OHT_GATE_MLP2:
         w[0] = (oht_tensor){.rank = 3, .dim = {H, m, D}};
@@ -74,12 +83,14 @@ static int expected(const oht_gate *gate, int64_t C, int64_t m, oht_tensor w[MOS
     return 2;
 }
 
-oht_value oht_gate_heads(oht_graph *g, oht_value x, oht_value ctx, const oht_value *w, int n_w, oht_gate gate, oht_value *pi) {
+oht_value oht_gate_heads(oht_graph *g, oht_value x, oht_value ctx, const oht_value *w, int n_w, oht_gate gate,
+                         oht_value *pi) {
     if (pi) *pi = OHT_NONE;
     oht_tensor a = oht_shape(g, x), c = oht_shape(g, ctx);
-    if (a.rank != 3 || a.dtype != OHT_F32 || !oht_same_shape(a, c) || gate.heads < 1 || a.dim[2] % gate.heads != 0)
-        return oht_graph_fail(g, "gate: x %s and context %s must be (B,T,C) with C a multiple of %d heads", oht_shape_text(a).text,
-                              oht_shape_text(c).text, gate.heads);
+    if (a.rank != 3 || a.dtype != OHT_F32 || !oht_same_shape(a, c) || gate.heads < 1 ||
+        a.dim[2] % gate.heads != 0)
+        return oht_graph_fail(g, "gate: x %s and context %s must be (B,T,C) with C a multiple of %d heads",
+                              oht_shape_text(a).text, oht_shape_text(c).text, gate.heads);
     if (gate.kind == OHT_GATE_NONE) return oht_graph_fail(g, "gate: of kind none");
     int64_t B = a.dim[0], T = a.dim[1], C = a.dim[2], H = gate.heads;
     oht_tensor first = oht_shape(g, n_w > 0 ? w[0] : OHT_NONE), want[MOST_WEIGHTS];

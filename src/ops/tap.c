@@ -1,5 +1,5 @@
-// A tap: a node without result that shows its input to the observer of the run, if there is one. Taps run in the forward pass
-// only (nothing a recomputation needs comes out of them).
+// A tap: a node without result that shows its input to the observer of the run, if there is one. Taps run in
+// the forward pass only (nothing a recomputation needs comes out of them).
 #include <stdio.h>
 #include <string.h>
 

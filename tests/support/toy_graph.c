@@ -10,7 +10,7 @@ uint32_t toy_random(uint64_t *state) {
     return (uint32_t)(*state >> 33);
 }
 
-// ---- the operation -----------------------------------------------------------------------------------------------------
+// ---- the operation ---------------------------------------------------------------------------------------
 
 static float element(oht_tensor t, int64_t e) {
     int64_t i = e % oht_tensor_count(t);
@@ -29,7 +29,8 @@ static void forward(oht_run *run, const oht_node *node) {
         float sum = 0.01f * (float)e;
         for (int i = 0; i < node->n_in; i++) sum += attr->a[i] * element(oht_get(run, node->in[i]), e);
         oht_f32(y)[e] = sum;
-        if (node->n_out > 1) oht_f32(oht_get(run, node->out[1]))[e] = sum - element(oht_get(run, node->in[0]), e);
+        if (node->n_out > 1)
+            oht_f32(oht_get(run, node->out[1]))[e] = sum - element(oht_get(run, node->in[0]), e);
         if (node->n_out > 2) oht_f32(oht_get(run, node->out[2]))[e] = 0.0f;
     }
 }
@@ -61,7 +62,7 @@ static double flops(const oht_run *run, const oht_node *node, bool backward_) {
 
 const oht_op TOY_OP = {"toy", forward, backward, flops};
 
-// ---- graphs ------------------------------------------------------------------------------------------------------------
+// ---- graphs ----------------------------------------------------------------------------------------------
 
 static oht_status alloc_host(oht_backend *be, void **out, size_t bytes, const char *what) {
     (void)be;
@@ -87,15 +88,23 @@ static oht_status sync_host(oht_backend *be) {
 }
 
 void toy_backend(oht_backend *be) {
-    *be = (oht_backend){.name = "toy", .threads = 1, .alloc = alloc_host, .free = free_host, .upload = copy_host,
-                        .download = copy_host, .zero = zero_host, .copy = copy_host, .sync = sync_host};
+    *be = (oht_backend){.name = "toy",
+                        .threads = 1,
+                        .alloc = alloc_host,
+                        .free = free_host,
+                        .upload = copy_host,
+                        .download = copy_host,
+                        .zero = zero_host,
+                        .copy = copy_host,
+                        .sync = sync_host};
 }
 
 void toy_params(oht_params *params, oht_param item[TOY_PARAMS]) {
     *params = (oht_params){.item = item, .n = TOY_PARAMS, .n_groups = 1};
     size_t at = 3; // padding in front, too
     for (int i = 0; i < TOY_PARAMS; i++) {
-        item[i] = (oht_param){.rank = 1, .dim = {3 + i}, .count = 3 + i, .group = -1, .zero_row = -1, .offset = at};
+        item[i] =
+            (oht_param){.rank = 1, .dim = {3 + i}, .count = 3 + i, .group = -1, .zero_row = -1, .offset = at};
         snprintf(item[i].name, sizeof(item[i].name), "p%d", i);
         at += (size_t)item[i].count + (size_t)(i % 3);
     }
@@ -105,7 +114,8 @@ void toy_params(oht_params *params, oht_param item[TOY_PARAMS]) {
 // Which earlier value a node reads: mostly a recent one, now and then any.
 static oht_value pick(oht_graph *g, const oht_value *value, int n, uint64_t *rng) {
     uint32_t r = toy_random(rng) % 8;
-    if (r == 0) return oht_parameter(g, (int)(toy_random(rng) % (TOY_PARAMS - 1))); // the last one stays unused
+    if (r == 0)
+        return oht_parameter(g, (int)(toy_random(rng) % (TOY_PARAMS - 1))); // the last one stays unused
     int window = r < 6 && n > 4 ? 4 : n;
     return value[n - 1 - (int)(toy_random(rng) % (uint32_t)window)];
 }

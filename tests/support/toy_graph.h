@@ -1,10 +1,13 @@
-// Random graphs of toy operations, for tests of planner and runner that need no kernels. The operation is made up, but has
-// everything that planning must get right: several inputs and outputs, values kept for backward or not, scratch, gradients that
-// pass through unchanged, taps, tied parameters, recomputation blocks.
+// Random graphs of toy operations, for tests of planner and runner that need no kernels. The operation is
+// made up, but has everything that planning must get right: several inputs and outputs, values kept for
+// backward or not, scratch, gradients that pass through unchanged, taps, tied parameters, recomputation
+// blocks.
 //
-//   y[e] = 0.01 e + sum_i a_i x_i[e mod n_i]            second output z[e] = y[e] - x_0[e mod n_0], third: zeros
-//   dx_i[k] = sum over e = k mod n_i of dy[e] (a_i + sum over kept inputs and outputs v of 0.125 v[e mod n_v])
-// (not a true derivative: the test computes the same formula on its own.) Pass-through nodes have dx_s = dy.
+//   y[e] = 0.01 e + sum_i a_i x_i[e mod n_i]; a second output z[e] = y[e] - x_0[e mod n_0], a third of zeros
+//   dx_i[k] = sum over e = k mod n_i of dy[e] (a_i + 0.125 sum over kept inputs and outputs v of v[e mod
+//   n_v])
+//
+// Not a true derivative; the test computes the same formula on its own. Pass-through nodes have dx_0 = dy.
 #pragma once
 
 #include <stdbool.h>

@@ -1,5 +1,5 @@
-// Recording errors, and runs of random graphs compared bit by bit with an interpreter that gives every tensor its own memory:
-// with and without recomputation, with poison, over several micro-batches.
+// Recording errors, and runs of random graphs compared bit by bit with an interpreter that gives every tensor
+// its own memory: with and without recomputation, with poison, over several micro-batches.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,7 +16,7 @@
 
 enum { FLAT = 128, ROWS = 2, TOKENS = 3, MOST_TAPS = 64 };
 
-// ---- interpreter -----------------------------------------------------------------------------------------------------------
+// ---- interpreter -----------------------------------------------------------------------------------------
 
 typedef struct interpreter {
     const oht_graph *g;
@@ -35,7 +35,8 @@ static void interpret_forward(interpreter *t, const float *param, const int32_t 
     const oht_graph *g = t->g;
     t->tokens = tokens;
     for (int i = 0; i < g->n_values; i++)
-        if (g->value[i].kind == VALUE_PARAM) memcpy(t->value[i], param + g->value[i].flat, value_bytes(&g->value[i]));
+        if (g->value[i].kind == VALUE_PARAM)
+            memcpy(t->value[i], param + g->value[i].flat, value_bytes(&g->value[i]));
     for (int n = 0; n < g->n_nodes; n++) {
         const oht_node *node = g->node[n];
         if (node->op != &TOY_OP) continue;
@@ -52,7 +53,8 @@ static void interpret_forward(interpreter *t, const float *param, const int32_t 
 static void interpret_backward(interpreter *t, int loss, float scale, bool add_params) {
     const oht_graph *g = t->g;
     for (int i = 0; i < g->n_values; i++) {
-        if (!(g->value[i].kind == VALUE_PARAM && add_params)) memset(t->grad[i], 0, value_bytes(&g->value[i]));
+        if (!(g->value[i].kind == VALUE_PARAM && add_params))
+            memset(t->grad[i], 0, value_bytes(&g->value[i]));
         t->written[i] = i == loss;
     }
     for (int64_t e = 0; e < oht_tensor_count(g->value[loss].shape); e++) t->grad[loss][e] = scale;
@@ -77,7 +79,9 @@ static void interpret_backward(interpreter *t, int loss, float scale, bool add_p
 }
 
 static interpreter interpreter_create(const oht_graph *g) {
-    interpreter t = {.g = g, .value = calloc((size_t)g->n_values, sizeof(float *)), .grad = calloc((size_t)g->n_values, sizeof(float *)),
+    interpreter t = {.g = g,
+                     .value = calloc((size_t)g->n_values, sizeof(float *)),
+                     .grad = calloc((size_t)g->n_values, sizeof(float *)),
                      .written = calloc((size_t)g->n_values, sizeof(bool))};
     for (int i = 0; i < g->n_values; i++) {
         t.value[i] = calloc(1, value_bytes(&g->value[i]));
@@ -96,7 +100,7 @@ static void interpreter_destroy(interpreter *t) {
     free(t->written);
 }
 
-// ---- an observer that compares what it sees with the interpreter -------------------------------------------------------------
+// ---- an observer that compares what it sees with the interpreter -----------------------------------------
 
 typedef struct watcher {
     oht_observer base;
@@ -113,11 +117,12 @@ static void see(oht_observer *self, const oht_run *run, const oht_tap_info *tap,
     for (int n = 0; n < g->n_nodes; n++) {
         const oht_node *node = g->node[n];
         if (node->op == &TOY_OP || *(const int *)node->attr != tap->index) continue;
-        for (int64_t e = 0; e < oht_tensor_count(x); e++) assert_true(oht_f32(x)[e] == at(w->truth, node->in[0], e));
+        for (int64_t e = 0; e < oht_tensor_count(x); e++)
+            assert_true(oht_f32(x)[e] == at(w->truth, node->in[0], e));
     }
 }
 
-// ---- runs ----------------------------------------------------------------------------------------------------------------------
+// ---- runs ------------------------------------------------------------------------------------------------
 
 static void check_gradient(const interpreter *t, const float *grad, const float *old) {
     bool used[FLAT] = {false};
@@ -173,8 +178,9 @@ static bool run_variant(const toy_options *opt, bool poison, float *grad) {
         w.n = 0;
         oht_run_forward(run);
         assert_int_equal(w.n, oht_graph_taps(g, NULL));
-        assert_memory_equal(run->arena + g->buffer[g->value[loss.id].place[0]].offset, truth.value[loss.id],
-                            poison ? 0 : value_bytes(&g->value[loss.id])); // (a loss nobody reads is dead, so poisoned)
+        assert_memory_equal(
+            run->arena + g->buffer[g->value[loss.id].place[0]].offset, truth.value[loss.id],
+            poison ? 0 : value_bytes(&g->value[loss.id])); // (a loss nobody reads is dead, so poisoned)
         oht_run_backward(run);
         assert_int_equal(w.n, oht_graph_taps(g, NULL)); // recomputation is silent
         check_gradient(&truth, grad, garbage);
@@ -206,7 +212,7 @@ static void random_graphs_run_as_interpreted(void **state) {
     assert_true(n > 200);
 }
 
-// ---- a lie about keep must show under poison -----------------------------------------------------------------------------------
+// ---- a lie about keep must show under poison -------------------------------------------------------------
 
 typedef struct small {
     oht_backend be;
@@ -232,7 +238,8 @@ static void poison_shows_stale_reads(void **state) {
     (void)state;
     small s;
     small_create(&s, OHT_TRAIN);
-    oht_value x = toy(&s, oht_parameter(s.g, 0), OHT_NONE, 20), y = toy(&s, x, OHT_NONE, 20), z = toy(&s, y, OHT_NONE, 20);
+    oht_value x = toy(&s, oht_parameter(s.g, 0), OHT_NONE, 20), y = toy(&s, x, OHT_NONE, 20),
+              z = toy(&s, y, OHT_NONE, 20);
     assert_int_equal(oht_plan(s.g, z), OHT_OK);
     float param[FLAT] = {0}, grad[FLAT];
     void *arena = aligned_alloc(64, oht_plan_bytes(s.g) + 64);
@@ -280,7 +287,7 @@ static void no_rows_means_zero_gradient(void **state) {
     free(arena);
 }
 
-// ---- profile and FLOPs -----------------------------------------------------------------------------------------------------------
+// ---- profile and FLOPs -----------------------------------------------------------------------------------
 
 static void keep_line(void *ctx, const char *op, double fwd_s, double bwd_s, double flops) {
     double *sum = ctx;
@@ -330,12 +337,13 @@ static void profile_counts_what_ran(void **state) {
     free(arena);
 }
 
-// ---- recording errors ------------------------------------------------------------------------------------------------------------
+// ---- recording errors ------------------------------------------------------------------------------------
 
 // Plans, expects failure with these words, and destroys.
 static void fails_with(small *s, oht_value loss, const char *words) {
     assert_int_not_equal(oht_plan(s->g, loss), OHT_OK);
-    if (!strstr(oht_error_last()->text, words)) fail_msg("'%s' does not say '%s'", oht_error_last()->text, words);
+    if (!strstr(oht_error_last()->text, words))
+        fail_msg("'%s' does not say '%s'", oht_error_last()->text, words);
     oht_graph_destroy(s->g);
 }
 

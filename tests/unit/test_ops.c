@@ -1,11 +1,12 @@
-// Operations through the graph, on the CPU backend: each gradient against central differences (alone, where it overwrites, and
-// with all its inputs used a second time, where it adds), then a small transformer: rows below capacity, recomputation, poison,
-// accumulation, tied weights, evaluation, taps, allocations. Kernels themselves are tested against golden vectors elsewhere.
+// Operations through the graph, on the CPU backend: each gradient against central differences (alone, where
+// it overwrites, and with all its inputs used a second time, where it adds), then a small transformer: rows
+// below capacity, recomputation, poison, accumulation, tied weights, evaluation, taps, allocations. Kernels
+// themselves are tested against golden vectors elsewhere.
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +31,7 @@ static int destroy_backend(void **state) {
     return 0;
 }
 
-// ---- two operations of the test ----------------------------------------------------------------------------------------------
+// ---- two operations of the test --------------------------------------------------------------------------
 
 static size_t bytes_of(oht_tensor t) {
     return (size_t)oht_tensor_count(t) * sizeof(float);
@@ -61,7 +62,8 @@ static float weight_of(int i, int64_t e) {
 static void weigh_forward(oht_run *run, const oht_node *node) {
     for (int i = 0; i < node->n_in; i++) {
         oht_tensor v = oht_get(run, node->in[i]);
-        for (int64_t e = 0; e < oht_tensor_count(v); e++) run->loss_sum += (double)weight_of(i, e) * (double)oht_f32(v)[e];
+        for (int64_t e = 0; e < oht_tensor_count(v); e++)
+            run->loss_sum += (double)weight_of(i, e) * (double)oht_f32(v)[e];
     }
 }
 static void weigh_backward(oht_run *run, const oht_node *node) {
@@ -80,7 +82,7 @@ static oht_value weigh(oht_graph *g, const oht_value *v, int n) {
     return node ? oht_node_output(g, node, OHT_F32, OHT_ROWS_FIXED, 1, &one) : OHT_NONE;
 }
 
-// ---- a graph with all that it takes to run -------------------------------------------------------------------------------------
+// ---- a graph with all that it takes to run ---------------------------------------------------------------
 
 typedef struct net {
     oht_params *params;
@@ -123,7 +125,8 @@ static void start(net *n) {
     memset(n->arena, 0xff, oht_plan_bytes(n->g));
     n->param = calloc(n->params->flat_count, sizeof(float));
     n->grad = calloc(n->params->flat_count, sizeof(float));
-    for (size_t i = 0; i < n->params->flat_count; i++) n->param[i] = sinf(3.7f * (float)i + 0.3f * (float)(i % 11));
+    for (size_t i = 0; i < n->params->flat_count; i++)
+        n->param[i] = sinf(3.7f * (float)i + 0.3f * (float)(i % 11));
     assert_int_equal(oht_run_create(&n->run, n->g, n->arena, n->param, n->grad), OHT_OK);
     oht_run_poison(n->run, true);
     n->run->seed = 42;
@@ -140,7 +143,7 @@ static void stop(net *n) {
     free(n->grad);
 }
 
-// ---- gradients of each operation -----------------------------------------------------------------------------------------------
+// ---- gradients of each operation -------------------------------------------------------------------------
 
 typedef struct recipe {
     const char *name;
@@ -218,30 +221,68 @@ static oht_value rec_half_tied(oht_graph *g, const oht_value *v, const recipe *r
     return oht_linear(g, x, v[1], OHT_NONE);
 }
 
-#define ACTIVATION {3, {B, T, C}, OHT_ROWS_BATCH}
-#define ASSOCIATION(KIND, CLIPPED, CAUSAL, MASKED, P, STEP, TOL)                                                            \
-    {.name = "association " #KIND " " #CLIPPED " " #CAUSAL " " #MASKED, .record = rec_association, .n_params = 1,          \
-     .param = {{3, {B, T, 3 * C}, OHT_ROWS_BATCH}}, .f = {KIND, CLIPPED, -0.01, 1.02}, .causal = CAUSAL, .masked = MASKED,  \
-     .p = P, .h = STEP, .tolerance = TOL}
-#define GATE(KIND, FORM, N, ...)                                                                                             \
-    {.name = "gate " #KIND " " #FORM, .record = rec_gate, .n_params = 2 + N, .param = {ACTIVATION, ACTIVATION, __VA_ARGS__}, \
-     .gate = {KIND, FORM, H, 1.5f}}
+#define ACTIVATION                                                                                           \
+    { 3, {B, T, C}, OHT_ROWS_BATCH }
+#define ASSOCIATION(KIND, CLIPPED, CAUSAL, MASKED, P, STEP, TOL)                                             \
+    {                                                                                                        \
+        .name = "association " #KIND " " #CLIPPED " " #CAUSAL " " #MASKED, .record = rec_association,        \
+        .n_params = 1, .param = {{3, {B, T, 3 * C}, OHT_ROWS_BATCH}}, .f = {KIND, CLIPPED, -0.01, 1.02},     \
+        .causal = CAUSAL, .masked = MASKED, .p = P, .h = STEP, .tolerance = TOL                              \
+    }
+#define GATE(KIND, FORM, N, ...)                                                                             \
+    {                                                                                                        \
+        .name = "gate " #KIND " " #FORM, .record = rec_gate, .n_params = 2 + N,                              \
+        .param = {ACTIVATION, ACTIVATION, __VA_ARGS__}, .gate = {                                            \
+            KIND,                                                                                            \
+            FORM,                                                                                            \
+            H,                                                                                               \
+            1.5f                                                                                             \
+        }                                                                                                    \
+    }
 
 static const recipe RECIPE[] = {
     {.name = "embedding", .record = rec_embedding, .n_params = 1, .param = {{2, {V, C}}}},
     {.name = "add_rows", .record = rec_add_rows, .n_params = 2, .param = {ACTIVATION, {2, {T + 3, C}}}},
-    {.name = "add_rows broadcast", .record = rec_add_rows, .n_params = 2, .param = {ACTIVATION, {2, {T, C}}}, .causal = true},
+    {.name = "add_rows broadcast",
+     .record = rec_add_rows,
+     .n_params = 2,
+     .param = {ACTIVATION, {2, {T, C}}},
+     .causal = true},
     {.name = "linear", .record = rec_linear, .n_params = 3, .param = {ACTIVATION, {2, {M, C}}, {1, {M}}}},
     {.name = "linear without bias", .record = rec_linear, .n_params = 2, .param = {ACTIVATION, {2, {M, C}}}},
-    {.name = "linear picked", .record = rec_linear, .n_params = 3, .param = {{2, {PICKED, C}, OHT_ROWS_PICKED}, {2, {M, C}}, {1, {M}}}},
-    {.name = "linear gelu", .record = rec_linear, .n_params = 3, .param = {ACTIVATION, {2, {M, C}}, {1, {M}}}, .act = OHT_ACT_GELU},
-    {.name = "linear relu", .record = rec_linear, .n_params = 3, .param = {ACTIVATION, {2, {M, C}}, {1, {M}}}, .act = OHT_ACT_RELU, .h = 2e-3, .tolerance = 2e-2},
-    {.name = "linear half tied", .record = rec_half_tied, .n_params = 3, .param = {ACTIVATION, {2, {C, C}}, {1, {C}}}},
+    {.name = "linear picked",
+     .record = rec_linear,
+     .n_params = 3,
+     .param = {{2, {PICKED, C}, OHT_ROWS_PICKED}, {2, {M, C}}, {1, {M}}}},
+    {.name = "linear gelu",
+     .record = rec_linear,
+     .n_params = 3,
+     .param = {ACTIVATION, {2, {M, C}}, {1, {M}}},
+     .act = OHT_ACT_GELU},
+    {.name = "linear relu",
+     .record = rec_linear,
+     .n_params = 3,
+     .param = {ACTIVATION, {2, {M, C}}, {1, {M}}},
+     .act = OHT_ACT_RELU,
+     .h = 2e-3,
+     .tolerance = 2e-2},
+    {.name = "linear half tied",
+     .record = rec_half_tied,
+     .n_params = 3,
+     .param = {ACTIVATION, {2, {C, C}}, {1, {C}}}},
     {.name = "layernorm", .record = rec_layernorm, .n_params = 3, .param = {ACTIVATION, {1, {C}}, {1, {C}}}},
     {.name = "dropout", .record = rec_dropout, .n_params = 1, .param = {ACTIVATION}, .p = 0.3f},
     {.name = "residual", .record = rec_residual, .n_params = 2, .param = {ACTIVATION, ACTIVATION}},
-    {.name = "residual with dropout", .record = rec_residual, .n_params = 2, .param = {ACTIVATION, ACTIVATION}, .p = 0.3f},
-    {.name = "residual chain", .record = rec_residual_chain, .n_params = 2, .param = {ACTIVATION, {2, {C, C}}}, .p = 0.3f},
+    {.name = "residual with dropout",
+     .record = rec_residual,
+     .n_params = 2,
+     .param = {ACTIVATION, ACTIVATION},
+     .p = 0.3f},
+    {.name = "residual chain",
+     .record = rec_residual_chain,
+     .n_params = 2,
+     .param = {ACTIVATION, {2, {C, C}}},
+     .p = 0.3f},
     ASSOCIATION(OHT_SOFTMAX, false, false, false, 0.0f, 0, 0),
     ASSOCIATION(OHT_SOFTMAX, false, true, true, 0.3f, 0, 0),
     ASSOCIATION(OHT_SOFTMAX1, false, false, true, 0.3f, 0, 0),
@@ -255,14 +296,36 @@ static const recipe RECIPE[] = {
     GATE(OHT_GATE_CONDITIONAL_PER_HEAD, OHT_GATE_LINEAR, 2, {2, {H, D}}, {1, {H}}),
     GATE(OHT_GATE_CONDITIONAL_PER_TOKEN, OHT_GATE_ALL_FEATURES, 2, {2, {H, C}}, {1, {H}}),
     GATE(OHT_GATE_CONDITIONAL_PER_HEAD, OHT_GATE_ALL_FEATURES, 2, {2, {H, C}}, {1, {H}}),
-    {.name = "gate mlp", .record = rec_gate, .n_params = 6, .gate = {OHT_GATE_CONDITIONAL_PER_TOKEN, OHT_GATE_MLP, H, 1.5f},
-     .param = {ACTIVATION, ACTIVATION, {3, {H, 3, D}}, {2, {H, 3}}, {2, {H, 3}}, {1, {H}}}, .h = 2e-3, .tolerance = 2e-2},
-    {.name = "gate mlp2 per head", .record = rec_gate, .n_params = 6, .gate = {OHT_GATE_CONDITIONAL_PER_HEAD, OHT_GATE_MLP2, H, 1.0f},
-     .param = {ACTIVATION, ACTIVATION, {3, {H, D, D}}, {2, {H, D}}, {2, {H, D}}, {1, {H}}}, .h = 2e-3, .tolerance = 2e-2},
+    {.name = "gate mlp",
+     .record = rec_gate,
+     .n_params = 6,
+     .gate = {OHT_GATE_CONDITIONAL_PER_TOKEN, OHT_GATE_MLP, H, 1.5f},
+     .param = {ACTIVATION, ACTIVATION, {3, {H, 3, D}}, {2, {H, 3}}, {2, {H, 3}}, {1, {H}}},
+     .h = 2e-3,
+     .tolerance = 2e-2},
+    {.name = "gate mlp2 per head",
+     .record = rec_gate,
+     .n_params = 6,
+     .gate = {OHT_GATE_CONDITIONAL_PER_HEAD, OHT_GATE_MLP2, H, 1.0f},
+     .param = {ACTIVATION, ACTIVATION, {3, {H, D, D}}, {2, {H, D}}, {2, {H, D}}, {1, {H}}},
+     .h = 2e-3,
+     .tolerance = 2e-2},
     {.name = "gather", .record = rec_gather, .n_params = 1, .param = {ACTIVATION}},
-    {.name = "lm_head", .record = rec_lm_head, .n_params = 2, .param = {ACTIVATION, {2, {V, C}}}, .is_loss = true},
-    {.name = "lm_head with bias", .record = rec_lm_head, .n_params = 3, .param = {ACTIVATION, {2, {V, C}}, {1, {V}}}, .is_loss = true},
-    {.name = "tied head", .record = rec_tied, .n_params = 2, .param = {{2, {V, C}}, {1, {V}}}, .is_loss = true},
+    {.name = "lm_head",
+     .record = rec_lm_head,
+     .n_params = 2,
+     .param = {ACTIVATION, {2, {V, C}}},
+     .is_loss = true},
+    {.name = "lm_head with bias",
+     .record = rec_lm_head,
+     .n_params = 3,
+     .param = {ACTIVATION, {2, {V, C}}, {1, {V}}},
+     .is_loss = true},
+    {.name = "tied head",
+     .record = rec_tied,
+     .n_params = 2,
+     .param = {{2, {V, C}}, {1, {V}}},
+     .is_loss = true},
 };
 
 // used_again: the loss takes every input of the operation as well, so that it writes their gradients first.
@@ -320,8 +383,8 @@ static void check_recipe(const recipe *r, bool used_again) {
             norm += d * d;
         }
         if (!(sqrt(off) <= tolerance * sqrt(norm) + 1e-3 * tolerance * sqrt(all) + 1e-9))
-            fail_msg("%s%s: gradient of parameter %d is off by %g of %g", r->name, used_again ? ", inputs used again" : "", k,
-                     sqrt(off), sqrt(norm));
+            fail_msg("%s%s: gradient of parameter %d is off by %g of %g", r->name,
+                     used_again ? ", inputs used again" : "", k, sqrt(off), sqrt(norm));
     }
     free(grad);
     stop(&n);
@@ -335,7 +398,7 @@ static void gradients_match_central_differences(void **state) {
     }
 }
 
-// ---- the head in chunks, against double precision ---------------------------------------------------------------------------------
+// ---- the head in chunks, against double precision --------------------------------------------------------
 
 static void head_in_chunks_equals_double(void **state) {
     (void)state;
@@ -349,7 +412,8 @@ static void head_in_chunks_equals_double(void **state) {
         assert_int_equal(oht_params_layout(n.params), OHT_OK);
         assert_int_equal(oht_graph_create(&n.g, be, n.params, train ? OHT_TRAIN : OHT_EVAL, 2, LONG), OHT_OK);
         oht_value x = source(n.g, oht_parameter(n.g, 0), OHT_ROWS_BATCH);
-        n.loss = oht_lm_head(n.g, x, oht_parameter(n.g, 1), oht_parameter(n.g, 2), input(n.g, OHT_FIELD_LABELS));
+        n.loss =
+            oht_lm_head(n.g, x, oht_parameter(n.g, 1), oht_parameter(n.g, 2), input(n.g, OHT_FIELD_LABELS));
         start(&n);
         oht_run_poison(n.run, train);
         int32_t *label = calloc(N, sizeof(int32_t));
@@ -380,14 +444,16 @@ static void head_in_chunks_equals_double(void **state) {
                     dx[c] += dz * (double)w[v * W + c];
                 }
             }
-            for (int c = 0; c < W; c++) worst = fmax(worst, fabs(dx[c] - (double)n.grad[p[0].offset + (size_t)(i * W + c)]));
+            for (int c = 0; c < W; c++)
+                worst = fmax(worst, fabs(dx[c] - (double)n.grad[p[0].offset + (size_t)(i * W + c)]));
         }
         assert_true(fabs(n.run->loss_sum - loss) <= 1e-6 * loss);
         if (train) {
             assert_true(worst <= 1e-6);
             for (int v = 0; v < WORDS; v++) {
                 assert_true(fabs(db[v] - (double)n.grad[p[2].offset + (size_t)v]) <= 1e-4);
-                for (int c = 0; c < W; c++) assert_true(fabs(dw[v][c] - (double)n.grad[p[1].offset + (size_t)(v * W + c)]) <= 1e-4);
+                for (int c = 0; c < W; c++)
+                    assert_true(fabs(dw[v][c] - (double)n.grad[p[1].offset + (size_t)(v * W + c)]) <= 1e-4);
             }
             assert_true(oht_run_flops(n.run, false) == 0.0);
             assert_true(oht_run_flops(n.run, true) == 3.0 * 2.0 * N * W * WORDS);
@@ -405,7 +471,7 @@ static void head_in_chunks_equals_double(void **state) {
     }
 }
 
-// ---- a small transformer ----------------------------------------------------------------------------------------------------------
+// ---- a small transformer ---------------------------------------------------------------------------------
 
 enum { F = 12, TABLE = 0, POSITION, BLOCKS, PER_BLOCK = 13, L = 3 };
 
@@ -419,10 +485,13 @@ typedef struct options {
 static oht_value block(oht_graph *g, oht_value x, int first, const options *opt) {
     oht_value w[PER_BLOCK], row, pi;
     for (int i = 0; i < PER_BLOCK; i++) w[i] = oht_parameter(g, first + i);
-    oht_value n = oht_tap(g, oht_layernorm(g, x, w[0], w[1], 1e-5f), "ln1.out", OHT_TAP_SEQUENCE, OHT_IN_INF, first);
-    oht_value a = oht_association(g, oht_linear(g, n, w[2], w[3]), OHT_NONE, (oht_assoc_spec){.kind = OHT_SOFTMAX1}, H, true, opt->p, &row);
+    oht_value n =
+        oht_tap(g, oht_layernorm(g, x, w[0], w[1], 1e-5f), "ln1.out", OHT_TAP_SEQUENCE, OHT_IN_INF, first);
+    oht_value a = oht_association(g, oht_linear(g, n, w[2], w[3]), OHT_NONE,
+                                  (oht_assoc_spec){.kind = OHT_SOFTMAX1}, H, true, opt->p, &row);
     oht_tap(g, row, "null_mass", OHT_TAP_NULL_MASS, 0, first);
-    a = oht_gate_heads(g, n, a, w + 4, 2, (oht_gate){OHT_GATE_CONDITIONAL_PER_TOKEN, OHT_GATE_LINEAR, H, 1.0f}, &pi);
+    a = oht_gate_heads(g, n, a, w + 4, 2,
+                       (oht_gate){OHT_GATE_CONDITIONAL_PER_TOKEN, OHT_GATE_LINEAR, H, 1.0f}, &pi);
     oht_tap(g, pi, "gate", OHT_TAP_GATE, 0, first);
     x = oht_residual(g, x, oht_linear(g, a, w[6], OHT_NONE), opt->p);
     n = oht_layernorm(g, x, w[7], w[8], 1e-5f);
@@ -432,11 +501,13 @@ static oht_value block(oht_graph *g, oht_value x, int first, const options *opt)
 }
 
 static void record_net(net *n, const options *opt) {
-    static const int64_t DIM[PER_BLOCK][2] = {{C}, {C}, {3 * C, C}, {3 * C}, {H, D}, {H}, {C, C}, {C}, {C}, {F, C}, {F}, {C, F}, {C}};
+    static const int64_t DIM[PER_BLOCK][2] = {{C}, {C}, {3 * C, C}, {3 * C}, {H, D}, {H}, {C, C},
+                                              {C}, {C}, {F, C},     {F},     {C, F}, {C}};
     assert_int_equal(oht_params_create(&n->params), OHT_OK);
     add_param(n->params, 2, (int64_t[]){V, C});
     add_param(n->params, 2, (int64_t[]){T + 2, C});
-    for (int i = 0; i < L * PER_BLOCK; i++) add_param(n->params, DIM[i % PER_BLOCK][1] ? 2 : 1, DIM[i % PER_BLOCK]);
+    for (int i = 0; i < L * PER_BLOCK; i++)
+        add_param(n->params, DIM[i % PER_BLOCK][1] ? 2 : 1, DIM[i % PER_BLOCK]);
     assert_int_equal(oht_params_layout(n->params), OHT_OK);
     assert_int_equal(oht_graph_create(&n->g, be, n->params, opt->mode, opt->rows, T), OHT_OK);
     oht_graph_inner_taps(n->g, opt->inner);
@@ -451,7 +522,8 @@ static void record_net(net *n, const options *opt) {
     }
     oht_scope(n->g, "head");
     int64_t picked = PICKED;
-    oht_value labels = opt->picked ? oht_input(n->g, OHT_FIELD_LABELS, OHT_I32, OHT_ROWS_PICKED, 1, &picked) : input(n->g, OHT_FIELD_LABELS);
+    oht_value labels = opt->picked ? oht_input(n->g, OHT_FIELD_LABELS, OHT_I32, OHT_ROWS_PICKED, 1, &picked)
+                                   : input(n->g, OHT_FIELD_LABELS);
     if (opt->picked) x = oht_gather(n->g, x, input(n->g, OHT_FIELD_POSITIONS));
     n->loss = oht_lm_head(n->g, x, table, OHT_NONE, labels);
     start(n);
@@ -490,7 +562,8 @@ static void whole_net_gradient(void **state) {
         float *dir = calloc(N, sizeof(float));
         for (size_t i = 0; i < N; i++) {
             dir[i] = (float)(toy_random(&rng) % 2001) / 1000.0f - 1.0f;
-            if (i >= table + C && i < table + 2 * C) dir[i] = 0.0f; // the padding row: no gradient reaches it through the lookup
+            if (i >= table + C && i < table + 2 * C)
+                dir[i] = 0.0f; // the padding row: no gradient reaches it through the lookup
             slope += (double)dir[i] * (double)grad[i];
         }
         for (int s = 0; s < 4; s++) {
@@ -499,7 +572,8 @@ static void whole_net_gradient(void **state) {
             f[s] = step(&n, 0, 2, false);
         }
         double d = (8.0 * (f[2] - f[1]) - (f[3] - f[0])) / (12.0 * h);
-        if (!(fabs(d - slope) <= 2e-3 * fabs(d) + 2e-3)) fail_msg("direction %d: slope %g, differences say %g", k, slope, d);
+        if (!(fabs(d - slope) <= 2e-3 * fabs(d) + 2e-3))
+            fail_msg("direction %d: slope %g, differences say %g", k, slope, d);
         free(dir);
     }
     free(grad);
@@ -586,7 +660,7 @@ static void steps_allocate_nothing(void **state) {
     stop(&n);
 }
 
-// ---- evaluation and taps ------------------------------------------------------------------------------------------------------------
+// ---- evaluation and taps ---------------------------------------------------------------------------------
 
 typedef struct looker {
     oht_observer base;
@@ -611,7 +685,8 @@ static void look(oht_observer *self, const oht_run *run, const oht_tap_info *tap
             const float *s = l->scores + r * T, *p = oht_f32(x) + r * T;
             double sum = 1.0;
             for (int64_t j = 0; j <= r % T; j++) sum += exp((double)s[j]);
-            for (int64_t j = 0; j < T; j++) assert_true(fabs((double)p[j] - (j <= r % T ? exp((double)s[j]) / sum : 0.0)) <= 1e-6);
+            for (int64_t j = 0; j < T; j++)
+                assert_true(fabs((double)p[j] - (j <= r % T ? exp((double)s[j]) / sum : 0.0)) <= 1e-6);
         }
     }
 }
@@ -660,7 +735,7 @@ static void taps_are_silent_in_recomputation(void **state) {
     stop(&n);
 }
 
-// ---- sites, FLOPs, shapes -----------------------------------------------------------------------------------------------------------
+// ---- sites, FLOPs, shapes --------------------------------------------------------------------------------
 
 static uint32_t last_site(float p_before) {
     oht_params params = {0};
@@ -681,6 +756,21 @@ static void sites_do_not_depend_on_other_rates(void **state) {
     (void)state;
     assert_int_equal(last_site(0.0f), last_site(0.3f));
     assert_int_not_equal(last_site(0.0f), 0);
+    net n = {0}; // every place of a net has its own
+    record_net(&n, &(options){.mode = OHT_TRAIN, .rows = 2, .p = 0.2f});
+    bool used[1 + 3 * L] = {false};
+    int places = 0;
+    for (int i = 0; i < n.g->n_nodes; i++) {
+        const char *op = n.g->node[i]->op->name;
+        if (strcmp(op, "dropout") != 0 && strcmp(op, "residual") != 0 && strcmp(op, "association") != 0)
+            continue;
+        uint32_t site = n.g->node[i]->site;
+        assert_true(site < 1 + 3 * L && !used[site]);
+        used[site] = true;
+        places++;
+    }
+    assert_int_equal(places, 1 + 3 * L);
+    stop(&n);
 }
 
 static void flops_by_hand(void **state) {
@@ -694,6 +784,12 @@ static void flops_by_hand(void **state) {
     double backward = L * (2.0 * linear + 2.0 * gate + 10.0 * pairs * C) + 3.0 * head;
     assert_true(fabs(oht_run_flops(n.run, false) - forward) <= 1e-9 * forward);
     assert_true(fabs(oht_run_flops(n.run, true) - backward) <= 1e-9 * backward);
+    oht_run *counting; // without memory
+    assert_int_equal(oht_run_create(&counting, n.g, NULL, NULL, NULL), OHT_OK);
+    counting->rows = 3;
+    assert_true(oht_run_flops(counting, false) == oht_run_flops(n.run, false));
+    assert_true(oht_run_flops(counting, true) == oht_run_flops(n.run, true));
+    oht_run_destroy(counting);
     stop(&n);
 }
 
@@ -727,14 +823,15 @@ static void misuse(void (*record)(const shelf *s), const char *words) {
     record(&s);
     assert_int_equal(oht_plan(s.g, OHT_NONE), OHT_INTERNAL);
     const char *text = oht_error_last()->text;
-    if (!strstr(text, words) || !strstr(text, "layer.7.attn")) fail_msg("'%s' does not say '%s' and the scope", text, words);
+    if (!strstr(text, words) || !strstr(text, "layer.7.attn"))
+        fail_msg("'%s' does not say '%s' and the scope", text, words);
     oht_graph_destroy(s.g);
     oht_params_destroy(params);
 }
 
-#define MISUSE(NAME, ...) \
-    static void NAME(const shelf *s) { \
-        __VA_ARGS__; \
+#define MISUSE(NAME, ...)                                                                                    \
+    static void NAME(const shelf *s) {                                                                       \
+        __VA_ARGS__;                                                                                         \
     }
 MISUSE(bad_tokens, oht_embedding(s->g, s->x, s->matrix, -1))
 MISUSE(bad_padding, oht_embedding(s->g, s->tokens, s->matrix, M))
@@ -750,10 +847,16 @@ MISUSE(bad_sum, oht_residual(s->g, s->x, s->wide, 0.0f))
 MISUSE(bad_rows, oht_residual(s->g, s->x, s->x2, 0.0f))
 MISUSE(same_twice, oht_residual(s->g, s->x, s->x, 0.0f))
 MISUSE(bad_qkv, oht_association(s->g, s->wide, OHT_NONE, (oht_assoc_spec){0}, H, true, 0.0f, NULL))
-MISUSE(bad_mask, oht_association(s->g, oht_linear(s->g, s->x, s->matrix, OHT_NONE), s->tokens, (oht_assoc_spec){0}, 1, true, 0.0f, NULL))
-MISUSE(bad_gate, oht_gate_heads(s->g, s->x, s->wide, &s->vector, 1, (oht_gate){OHT_GATE_CONDITIONAL_PER_TOKEN, OHT_GATE_LINEAR, H, 1}, NULL))
-MISUSE(bad_gate_count, oht_gate_heads(s->g, s->x, s->x2, &s->vector, 1, (oht_gate){OHT_GATE_CONDITIONAL_PER_TOKEN, OHT_GATE_LINEAR, H, 1}, NULL))
-MISUSE(bad_gate_shape, oht_gate_heads(s->g, s->x, s->x2, &s->vector, 1, (oht_gate){OHT_GATE_UNCONDITIONAL_PER_HEAD, OHT_GATE_LINEAR, H, 1}, NULL))
+MISUSE(bad_mask, oht_association(s->g, oht_linear(s->g, s->x, s->matrix, OHT_NONE), s->tokens,
+                                 (oht_assoc_spec){0}, 1, true, 0.0f, NULL))
+MISUSE(bad_gate, oht_gate_heads(s->g, s->x, s->wide, &s->vector, 1,
+                                (oht_gate){OHT_GATE_CONDITIONAL_PER_TOKEN, OHT_GATE_LINEAR, H, 1}, NULL))
+MISUSE(bad_gate_count,
+       oht_gate_heads(s->g, s->x, s->x2, &s->vector, 1,
+                      (oht_gate){OHT_GATE_CONDITIONAL_PER_TOKEN, OHT_GATE_LINEAR, H, 1}, NULL))
+MISUSE(bad_gate_shape,
+       oht_gate_heads(s->g, s->x, s->x2, &s->vector, 1,
+                      (oht_gate){OHT_GATE_UNCONDITIONAL_PER_HEAD, OHT_GATE_LINEAR, H, 1}, NULL))
 MISUSE(bad_index, oht_gather(s->g, s->x, s->tokens))
 MISUSE(bad_labels, oht_lm_head(s->g, s->x, s->matrix, OHT_NONE, s->index))
 MISUSE(bad_head, oht_lm_head(s->g, s->wide, s->matrix, OHT_NONE, s->labels))

@@ -1,5 +1,6 @@
-// The planner on random graphs: a shadow memory remembers which tensor each byte of the arena holds, and every step checks that
-// what it reads is still there. Nothing here uses lifetimes as the planner computes them.
+// The planner on random graphs: a shadow memory remembers which tensor each byte of the arena holds, and
+// every step checks that what it reads is still there. Nothing here uses lifetimes as the planner computes
+// them.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,7 +16,7 @@
 
 enum { GRANULE = 64 };
 
-// ---- placement alone -----------------------------------------------------------------------------------------------------
+// ---- placement alone -------------------------------------------------------------------------------------
 
 static size_t peak(const graph_buffer *b, int n, int steps) {
     size_t most = 0;
@@ -46,7 +47,8 @@ static void placed_buffers_never_overlap(void **state) {
             assert_true(b[i].offset + b[i].bytes <= bytes);
             for (int k = 0; k < i; k++) {
                 bool same_time = b[i].first <= b[k].last && b[k].first <= b[i].last;
-                bool same_place = b[i].offset < b[k].offset + b[k].bytes && b[k].offset < b[i].offset + b[i].bytes;
+                bool same_place =
+                    b[i].offset < b[k].offset + b[k].bytes && b[k].offset < b[i].offset + b[i].bytes;
                 assert_false(same_time && same_place);
             }
         }
@@ -66,7 +68,7 @@ static void equal_stacked_lifetimes_waste_nothing(void **state) {
     assert_int_equal(bytes, 40 * 4096);
 }
 
-// ---- shadow execution ------------------------------------------------------------------------------------------------------
+// ---- shadow execution ------------------------------------------------------------------------------------
 
 // Whose bytes these are: a value in one of its lives, its gradient, or scratch.
 typedef enum tag_kind { TAG_VALUE, TAG_GRADIENT, TAG_SCRATCH } tag_kind;
@@ -90,7 +92,8 @@ static void mark(shadow *s, int buffer, int who) {
 static void holds(const shadow *s, int buffer, int who) {
     assert_true(buffer >= 0);
     const graph_buffer *b = &s->g->buffer[buffer];
-    for (size_t i = b->offset / GRANULE; i * GRANULE < b->offset + b->bytes; i++) assert_int_equal(s->owner[i], who);
+    for (size_t i = b->offset / GRANULE; i * GRANULE < b->offset + b->bytes; i++)
+        assert_int_equal(s->owner[i], who);
 }
 
 static int value_tag(const shadow *s, oht_value v, int pass) {
@@ -113,7 +116,8 @@ static void run_forward(shadow *s, const graph_step *step) {
         assert_true(s->g->buffer[step->scratch].bytes >= node->scratch_fwd);
         mark(s, step->scratch, scratch);
     }
-    for (int i = 0; i < node->n_out; i++) mark(s, s->g->value[node->out[i].id].place[pass], value_tag(s, node->out[i], pass));
+    for (int i = 0; i < node->n_out; i++)
+        mark(s, s->g->value[node->out[i].id].place[pass], value_tag(s, node->out[i], pass));
     // All at once: inputs, outputs and scratch of a step are apart.
     for (int i = 0; i < node->n_in; i++) holds_value(s, node->in[i], pass);
     for (int i = 0; i < node->n_out; i++) holds_value(s, node->out[i], pass);
@@ -158,11 +162,13 @@ static void run_backward(shadow *s, const graph_step *step, bool root, const int
     if (!root && !dy_shared) holds(s, dy, tag(TAG_GRADIENT, y, 0));
     for (int i = 0; i < node->n_in; i++) {
         const graph_value *x = &g->value[node->in[i].id];
-        if (x->needs_grad && x->kind == VALUE_MADE) holds(s, x->grad_place, tag(TAG_GRADIENT, node->in[i].id, 0));
+        if (x->needs_grad && x->kind == VALUE_MADE)
+            holds(s, x->grad_place, tag(TAG_GRADIENT, node->in[i].id, 0));
     }
 }
 
-// Which nodes have a gradient, by searching forward paths to the loss: independent of the planner's reverse sweep.
+// Which nodes have a gradient, by searching forward paths to the loss: independent of the planner's reverse
+// sweep.
 static bool reaches(const oht_graph *g, int node, int loss) {
     if (node == loss) return true;
     if (g->node[node]->n_out == 0) return false;
@@ -174,7 +180,9 @@ static bool reaches(const oht_graph *g, int node, int loss) {
 
 static void check_graph(const oht_graph *g, oht_value loss_value) {
     int loss = g->mode == OHT_TRAIN ? g->value[loss_value.id].node : -1;
-    shadow s = {.g = g, .owner = calloc(g->bytes / GRANULE + 1, sizeof(int)), .writes = calloc((size_t)g->n_values, sizeof(int))};
+    shadow s = {.g = g,
+                .owner = calloc(g->bytes / GRANULE + 1, sizeof(int)),
+                .writes = calloc((size_t)g->n_values, sizeof(int))};
     int *consumers = calloc((size_t)g->n_values, sizeof(int));
     bool *wanted = calloc((size_t)g->n_nodes, sizeof(bool));
     int n_backward = 0, previous = g->n_nodes;
@@ -226,7 +234,8 @@ static void random_graphs_are_planned_safely(void **state) {
             toy_options opt = {seed, 2 + (int)(seed % 38), variant == 2 ? OHT_EVAL : OHT_TRAIN, variant == 1};
             oht_value loss;
             oht_graph *g = toy_graph(&be, &params, opt, &loss);
-            if (oht_plan(g, opt.mode == OHT_TRAIN ? loss : OHT_NONE) != OHT_OK) { // a random loss may depend on no parameter
+            if (oht_plan(g, opt.mode == OHT_TRAIN ? loss : OHT_NONE) !=
+                OHT_OK) { // a random loss may depend on no parameter
                 assert_non_null(strstr(oht_error_last()->text, "depends on parameters"));
                 oht_graph_destroy(g);
                 continue;
@@ -234,7 +243,8 @@ static void random_graphs_are_planned_safely(void **state) {
             check_graph(g, loss);
             for (int t = 0; t < g->n_steps; t++) recomputations += g->step[t].kind == STEP_RECOMPUTE;
             for (int i = 0; i < g->n_values; i++)
-                for (int k = 0; k < i; k++) shared += g->value[i].grad_place >= 0 && g->value[i].grad_place == g->value[k].grad_place;
+                for (int k = 0; k < i; k++)
+                    shared += g->value[i].grad_place >= 0 && g->value[i].grad_place == g->value[k].grad_place;
             if (opt.mode == OHT_EVAL) assert_int_equal(g->n_steps, g->n_nodes);
             oht_graph_destroy(g);
         }
@@ -243,7 +253,7 @@ static void random_graphs_are_planned_safely(void **state) {
     assert_true(shared > 50);
 }
 
-// ---- what the plan is for ----------------------------------------------------------------------------------------------------
+// ---- what the plan is for --------------------------------------------------------------------------------
 
 // L blocks of three nodes of `length` floats, each keeping its input and output, as a transformer does.
 static oht_graph *deep(oht_backend *be, const oht_params *params, oht_mode mode, int L, bool blocks) {
@@ -273,7 +283,8 @@ static void recomputation_and_evaluation_need_less(void **state) {
     toy_backend(&be);
     toy_params(&params, item);
     enum { L = 10, TENSOR = 4096 };
-    oht_graph *kept = deep(&be, &params, OHT_TRAIN, L, false), *again = deep(&be, &params, OHT_TRAIN, L, true);
+    oht_graph *kept = deep(&be, &params, OHT_TRAIN, L, false),
+              *again = deep(&be, &params, OHT_TRAIN, L, true);
     oht_graph *eval = deep(&be, &params, OHT_EVAL, L, true);
     assert_true(oht_plan_bytes(kept) >= (3 * L - 1) * TENSOR); // every tensor but the last
     assert_true(oht_plan_bytes(kept) <= (3 * L + 2) * TENSOR);
