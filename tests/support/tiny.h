@@ -1,0 +1,19 @@
+// A small data file and small models for tests of training: token t is followed by 3 t + 7 (mod what the vocabulary has
+// beside special ids), with some noise, so that a model learns within tens of steps.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "oht/config.h"
+#include "oht/status.h"
+
+enum { TINY_TOKENS = 16, TINY_VOCAB = 61, TINY_SPECIAL = 5 };
+
+// /train/tokens and /validation/tokens of `rows` and `validation` rows.
+OHT_CHECKED oht_status tiny_text(const char *path, bool mlm, bool padded, int64_t rows, int64_t validation);
+// Two layers of width 32; softmax_1; dropout on; batch 8 in micro-batches of 4; no warm-up.
+void tiny_config(oht_config *cfg, oht_model_type type, const char *data);
+// A new folder below TMPDIR (or /tmp); removed with tiny_remove.
+void tiny_folder(char out[256]);
+void tiny_remove(const char *folder);
