@@ -158,5 +158,5 @@ OHT_CHECKED oht_status oht_backend_cpu_create(oht_backend **out);
 OHT_CHECKED oht_status oht_backend_create(const char *device, oht_backend **out);
 void oht_backend_destroy(oht_backend *be);
 
-// FLOP/s of the BLAS for c = op(a) op(b), shapes as in gemm above, over at least `seconds` and three calls (kernels/cpu/gemm_rate.c).
+// FLOP/s of the BLAS for c = op(a) op(b), shapes as in gemm above, median of five stretches that take `seconds` in all or a call each (kernels/cpu/gemm_rate.c).
 OHT_CHECKED oht_status oht_gemm_rate(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double seconds, double *flops_per_s);

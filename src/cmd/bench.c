@@ -28,7 +28,7 @@ static const char *const PHASE_NAMES[PHASES] = {"data", "forward", "backward", "
 typedef struct result {
     int64_t steps;
     double step_s, observed_s;            // medians without and with the statistics watching
-    double phase_s[PHASES];               // means
+    double phase_s[PHASES];               // medians
     double flops_per_step;                // of all ranks
     double gemm_flops_per_s;              // of all ranks
     double peak_rss_bytes;                // the largest of all ranks
@@ -47,8 +47,12 @@ static double median(double *x, int64_t n) {
     return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
 }
 
-// One step; seconds on the wall, its phases added to phase_s when not NULL.
-static oht_status step(oht_session *s, oht_synthetic *data, bool observe, double *seconds, double *phase_s, double *flops) {
+// One step: seconds on the wall and of its phases, FLOPs of this rank.
+typedef struct timed_step {
+    double seconds, phase_s[PHASES], flops;
+} timed_step;
+
+static oht_status step(oht_session *s, oht_synthetic *data, bool observe, timed_step *out) {
     double start = oht_clock_s();
     const oht_step_batch *batch = oht_synthetic_next(data, s->state.step);
     double made = oht_clock_s();
@@ -56,11 +60,7 @@ static oht_status step(oht_session *s, oht_synthetic *data, bool observe, double
     OHT_TRY(oht_step(s, batch, OHT_OK, observe, &r));
     if (r.stop) OHT_FAIL(OHT_STOPPED, "bench: asked to stop");
     if (observe) OHT_TRY(oht_stats_reduce(s->train_stats, s->comm));
-    *seconds = oht_clock_s() - start;
-    *flops = r.flops;
-    if (!phase_s) return OHT_OK;
-    const double part[PHASES] = {made - start, r.forward_s, r.backward_s, r.reduce_s, r.optimizer_s};
-    for (int i = 0; i < PHASES; i++) phase_s[i] += part[i];
+    *out = (timed_step){oht_clock_s() - start, {made - start, r.forward_s, r.backward_s, r.reduce_s, r.optimizer_s}, r.flops};
     return OHT_OK;
 }
 
@@ -74,34 +74,39 @@ static void take_op(void *ctx, const char *op, double forward_s, double backward
     row->flops = flops;
 }
 
-static oht_status time_steps(oht_session *s, oht_synthetic *data, double *plain, double *observed, result *r) {
-    double unused, flops = 0;
-    oht_progress(0, r->steps, false, "warm-up");
-    OHT_TRY(step(s, data, false, &unused, NULL, &flops));
-    for (int64_t i = 0; i < r->steps; i++) { // alternating, so that a drifting machine hits both alike
-        OHT_TRY(step(s, data, false, &plain[i], r->phase_s, &flops));
-        OHT_TRY(step(s, data, true, &observed[i], NULL, &unused));
-        oht_progress(i + 1, r->steps, true, "%.3f s a step", plain[i]);
+// seconds: PHASES + 2 lists of r->steps numbers: each phase, the step, the step with the statistics watching.
+static oht_status time_steps(oht_session *s, oht_synthetic *data, double *seconds, result *r) {
+    int64_t n = r->steps;
+    timed_step t;
+    oht_progress(0, n, false, "warm-up");
+    OHT_TRY(step(s, data, false, &t));
+    for (int64_t i = 0; i < n; i++) { // alternating, so that a drifting machine hits both alike
+        OHT_TRY(step(s, data, false, &t));
+        for (int p = 0; p < PHASES; p++) seconds[p * n + i] = t.phase_s[p];
+        seconds[PHASES * n + i] = t.seconds;
+        oht_progress(i + 1, n, true, "%.3f s a step", t.seconds);
+        OHT_TRY(step(s, data, true, &t));
+        seconds[(PHASES + 1) * n + i] = t.seconds;
     }
     oht_progress_end();
-    r->flops_per_step = flops;
     oht_run_profile(s->train, true);
-    OHT_TRY(step(s, data, false, &unused, NULL, &flops));
+    OHT_TRY(step(s, data, false, &t));
     oht_run_profile_report(s->train, take_op, r);
     oht_run_profile(s->train, false);
-    for (int i = 0; i < PHASES; i++) r->phase_s[i] /= (double)r->steps;
-    r->step_s = median(plain, r->steps);
-    r->observed_s = median(observed, r->steps);
+    r->flops_per_step = t.flops;
+    for (int p = 0; p < PHASES; p++) r->phase_s[p] = median(seconds + p * n, n);
+    r->step_s = median(seconds + PHASES * n, n);
+    r->observed_s = median(seconds + (PHASES + 1) * n, n);
     return OHT_OK;
 }
 
 static oht_status measure_steps(oht_session *s, result *r) {
     double *seconds = NULL;
     oht_synthetic *data = NULL;
-    oht_status status = OHT_ALLOC(&seconds, (size_t)(2 * r->steps), "step times");
+    oht_status status = OHT_ALLOC(&seconds, (size_t)((PHASES + 2) * r->steps), "step times");
     if (status == OHT_OK) status = oht_synthetic_create(&data, s);
     status = oht_agree(s->comm, status);
-    if (status == OHT_OK) status = time_steps(s, data, seconds, seconds + r->steps, r);
+    if (status == OHT_OK) status = time_steps(s, data, seconds, r);
     oht_synthetic_destroy(data);
     oht_free(seconds);
     OHT_TRY(status);

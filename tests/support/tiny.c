@@ -10,16 +10,16 @@
 #include "oht/memory.h"
 #include "oht/random.h"
 
-static void fill(int32_t *out, int64_t rows, uint32_t split, bool mlm, bool padded) {
+static void fill(uint16_t *out, int64_t rows, uint32_t split, bool mlm, bool padded) {
     enum { T = TINY_TOKENS, WORDS = TINY_VOCAB - TINY_SPECIAL };
     for (int64_t r = 0; r < rows; r++) {
         int64_t length = padded && r % 3 == 0 ? T / 2 + r % 5 : T;
-        int32_t word = 0;
+        uint32_t word = 0;
         for (int64_t t = 0; t < T; t++) {
             philox4x32_ctr_t x = oht_random_block(7, OHT_DRAW_TEST, split, 0, (uint32_t)r, (uint32_t)t);
             bool jump = t == 0 || x.v[0] % 10 == 0;
-            word = (int32_t)((jump ? x.v[1] : (uint32_t)(3 * word + 7)) % WORDS);
-            out[r * T + t] = t < length ? TINY_SPECIAL + word : 0;
+            word = (jump ? x.v[1] : mlm ? word : 3 * word + 7) % WORDS;
+            out[r * T + t] = (uint16_t)(t < length ? TINY_SPECIAL + word : 0);
         }
         if (mlm) {
             out[r * T] = 2; // [CLS] ... [SEP]
@@ -30,12 +30,12 @@ static void fill(int32_t *out, int64_t rows, uint32_t split, bool mlm, bool padd
 
 static oht_status write_split(oht_h5 *file, oht_split split, int64_t rows, bool mlm, bool padded) {
     if (rows == 0) return OHT_OK;
-    int32_t *ids;
+    uint16_t *ids;
     OHT_TRY(OHT_ALLOC(&ids, (size_t)(rows * TINY_TOKENS), "tiny tokens"));
     fill(ids, rows, (uint32_t)split, mlm, padded);
     oht_h5_shape shape = {.type = OHT_H5_U16, .rank = 2, .dim = {rows, TINY_TOKENS}, .chunk = {OHT_TEXT_BLOCK, TINY_TOKENS}};
     oht_status status = oht_h5_make(file, oht_text_dataset(split), &shape, false, true);
-    if (status == OHT_OK) status = oht_h5_write(file, oht_text_dataset(split), 0, rows, OHT_H5_I32, ids);
+    if (status == OHT_OK) status = oht_h5_write(file, oht_text_dataset(split), 0, rows, OHT_H5_U16, ids);
     oht_free(ids);
     return status;
 }

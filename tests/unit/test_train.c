@@ -22,7 +22,7 @@
 #include "tiny.h"
 
 static oht_comm *world;
-static char folder[256], opt_data[300], bert_data[300], padded_data[300];
+static char folder[256], opt_data[320], bert_data[320], padded_data[320];
 
 static char *in_folder(char out[320], const char *name) {
     snprintf(out, 320, "%s/%s", folder, name);
@@ -176,9 +176,12 @@ static void resume_is_exact(void **state) {
     }
 }
 
-static void copy_file(const char *from, const char *to) {
-    char command[1000];
-    snprintf(command, sizeof(command), "cp '%s' '%s'", from, to);
+static void __attribute__((format(printf, 1, 2))) shell(const char *format, ...) {
+    char command[2000];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(command, sizeof(command), format, args);
+    va_end(args);
     assert_int_equal(system(command), 0);
 }
 
@@ -199,14 +202,11 @@ static void resume_cuts_back(void **state) {
     OK(oht_train(world, &cfg, in_folder(run, "cut")));
     snprintf(saved, sizeof(saved), "%s/saved.h5", folder);
     snprintf(path, sizeof(path), "%s/checkpoints/step-00000003.h5", run);
-    copy_file(path, saved);
+    shell("cp '%s' '%s'", path, saved);
     cfg.train.steps = 6;
     OK(oht_train(world, &cfg, run));
     // Back to step 3, as if killed after step 6 had been logged and before its checkpoint.
-    snprintf(path, sizeof(path), "rm -rf '%s/checkpoints'; mkdir '%s/checkpoints'", run, run);
-    assert_int_equal(system(path), 0);
-    snprintf(path, sizeof(path), "%s/checkpoints/step-00000003.h5", run);
-    copy_file(saved, path);
+    shell("cd '%s' && rm -rf checkpoints && mkdir checkpoints && cp '%s' checkpoints/step-00000003.h5", run, saved);
     snprintf(path, sizeof(path), "%s/metrics.jsonl", run);
     FILE *f = fopen(path, "a");
     fputs("{\"step\": 7, \"lo", f);
@@ -220,8 +220,7 @@ static void resume_cuts_back(void **state) {
     assert_memory_equal(t.eval_loss, reference.eval_loss, sizeof(t.eval_loss));
 
     // Stopped between the last step and its evaluation: the evaluation line is missing.
-    snprintf(path, sizeof(path), "grep -v 'step\": 6, \"eval' '%s/metrics.jsonl' > '%s/m' && mv '%s/m' '%s/metrics.jsonl'", run, run, run, run);
-    assert_int_equal(system(path), 0);
+    shell("cd '%s' && grep -v 'step\": 6, \"eval' metrics.jsonl > m && mv m metrics.jsonl", run);
     read_trace(run, &t);
     assert_int_equal(t.evaluations, 1);
     OK(oht_train(world, &cfg, run));
