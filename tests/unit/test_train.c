@@ -136,7 +136,7 @@ static void loss_falls(void **state) {
         assert_int_equal(t.n, 60);
         assert_int_equal(t.evaluations, 1);
         if (!(fabs(t.loss[0] - log(TINY_VOCAB)) < 0.5)) fail_msg("first loss %g, ln V is %g", t.loss[0], log(TINY_VOCAB));
-        if (!(t.loss[59] < 0.75 * t.loss[0])) fail_msg("loss fell only from %g to %g", t.loss[0], t.loss[59]);
+        if (!(t.loss[59] < (k ? 0.85 : 0.6) * t.loss[0])) fail_msg("loss fell only from %g to %g", t.loss[0], t.loss[59]);
         if (!(fabs(t.eval_loss[0] - t.loss[59]) < 0.5)) fail_msg("evaluation %g, training %g", t.eval_loss[0], t.loss[59]);
     }
 }
@@ -451,11 +451,16 @@ static void divergence_keeps_the_checkpoint(void **state) {
     cfg.train.steps = 2;
     OK(oht_train(world, &cfg, in_folder(run, "diverges")));
     oht_session *s = restored(&cfg, run);
-    poison(s, "layer.0.ffn1.weight"); // the next start trains on from a state that blows up
+    // The next start goes on from finite numbers whose sum is not.
+    for (int i = 0; i < s->params->n; i++) {
+        const oht_param *p = &s->params->item[i];
+        for (int64_t e = 0; strstr(p->name, "ffn2.bias") && e < p->count; e++) s->state.param[p->offset + (size_t)e] = 3e38f;
+    }
     OK(oht_checkpoint_write(run, &cfg, s->params, s->be, &s->state, 2));
     oht_session_destroy(s);
     cfg.train.steps = 5;
-    FAILS(oht_train(world, &cfg, run), OHT_NUMERIC, "step 3");
+    FAILS(oht_train(world, &cfg, run), OHT_NUMERIC, "step 3: ");
+    assert_non_null(strstr(oht_error_last()->text, "layer.1."));
     s = restored(&cfg, run);
     assert_int_equal(s->state.step, 2);
     oht_session_destroy(s);
