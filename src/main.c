@@ -12,8 +12,8 @@
 #include "oht/h5.h"
 #include "oht/log.h"
 
-static const oht_command *const COMMANDS[] = {&oht_cmd_train, &oht_cmd_eval,  &oht_cmd_report,
-                                              &oht_cmd_check, &oht_cmd_bench, NULL};
+static const oht_command *const COMMANDS[] = {
+    &oht_cmd_train, &oht_cmd_eval, &oht_cmd_prepare, &oht_cmd_report, &oht_cmd_check, &oht_cmd_bench, NULL};
 
 static const char *const HELP =
     "With no command word, ohtrain trains; with nothing at all it trains the built-in demo.\n"
