@@ -40,18 +40,17 @@ static float softmax_row(const oht_assoc_spec *f, float *s, int64_t n) {
         }
     }
     if (f->kind == OHT_SOFTMAX1) sum += expf(-m);
-    float norm = m + logf(sum);
+    float norm = m + logf(sum), inverse = 1.0f / sum;
     if (f->clipped) {
         float gamma = (float)f->gamma, span = (float)(f->zeta - f->gamma);
 #pragma omp simd
         for (int64_t j = 0; j < n; j++) {
-            float y = fmaf(span, vexpf(s[j] - norm), gamma);
+            float y = fmaf(span, vexpf(s[j] - m) * inverse, gamma);
             y = y < 0.0f ? 0.0f : y;
             y = y > 1.0f ? 1.0f : y;
             s[j] = s[j] == -INFINITY ? 0.0f : y;
         }
     } else {
-        float inverse = 1.0f / sum;
 #pragma omp simd
         for (int64_t j = 0; j < n; j++) s[j] *= inverse;
     }
@@ -149,18 +148,23 @@ static void drop_row(float *g, int64_t n, association_drop d) {
     for (int64_t j = 0; j < n; j++) g[j] *= kept(d, j);
 }
 
+// Where p is near 1 its row's gradient is a small difference, so p = exp(s - norm), good to |s| 6e-8, is normalised again.
 static void clipped_bwd(const oht_assoc_spec *f, float *s, float *g, int64_t n, float norm) {
-    float gamma = (float)f->gamma, span = (float)(f->zeta - f->gamma), dot = 0.0f;
+    float gamma = (float)f->gamma, span = (float)(f->zeta - f->gamma), dot = 0.0f, sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < n; j++) sum += vexpf(s[j] - norm);
+    if (f->kind == OHT_SOFTMAX1) sum += vexpf(-norm);
+    float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
 #pragma omp simd reduction(+ : dot)
     for (int64_t j = 0; j < n; j++) {
-        float p = vexpf(s[j] - norm), y = fmaf(span, p, gamma);
+        float p = vexpf(s[j] - norm) * inverse, y = fmaf(span, p, gamma);
         float gj = (y >= 0.0f) & (y <= 1.0f) ? span * g[j] : 0.0f; // the bounds pass the gradient
         g[j] = gj;
         dot += gj * p;
     }
 #pragma omp simd
     for (int64_t j = 0; j < n; j++) {
-        float p = vexpf(s[j] - norm), y = fmaf(span, p, gamma);
+        float p = vexpf(s[j] - norm) * inverse, y = fmaf(span, p, gamma);
         g[j] = p * (g[j] - dot);
         y = y < 0.0f ? 0.0f : y;
         y = y > 1.0f ? 1.0f : y;

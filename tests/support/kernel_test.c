@@ -126,3 +126,20 @@ bool kt_same_bits(oht_tensor a, oht_tensor b) {
     size_t n = (size_t)oht_tensor_count(a) * oht_dtype_size(a.dtype);
     return oht_tensor_count(a) == oht_tensor_count(b) && memcmp(a.data, b.data, n) == 0;
 }
+
+double kt_gradient_error(double *param, oht_tensor gradient, kt_loss loss, const void *problem, int64_t most, double h) {
+    int64_t n = oht_tensor_count(gradient), stride = n > most ? n / most | 1 : 1; // odd: meets every place of a head
+    double worst = 0.0, size = 1.0;
+    for (int64_t i = 0; i < n; i += stride) {
+        double keep = param[i];
+        param[i] = keep + h;
+        double above = loss(problem);
+        param[i] = keep - h;
+        double below = loss(problem);
+        param[i] = keep;
+        double slope = (above - below) / (2.0 * h), e = fabs(slope - (double)oht_f32(gradient)[i]);
+        if (fabs(slope) > size) size = fabs(slope);
+        if (!(e <= worst)) worst = isnan(e) ? INFINITY : e;
+    }
+    return worst / size;
+}

@@ -28,3 +28,8 @@ void kt_poison(oht_tensor t);      // fill with NaN, to see that outputs are ove
 // max_i |a_i - b_i| / max(1, max |b|); NaN anywhere gives infinity.
 double kt_error(oht_tensor a, const double *b);
 bool kt_same_bits(oht_tensor a, oht_tensor b);
+
+// Largest difference between a kernel's gradient of `param` and central differences of `loss` (double precision), at most
+// `most` elements of it spread evenly; relative to max(1, largest derivative). h: step.
+typedef double (*kt_loss)(const void *problem);
+double kt_gradient_error(double *param, oht_tensor gradient, kt_loss loss, const void *problem, int64_t most, double h);
