@@ -1,5 +1,6 @@
 // AdamW over flat memory in one pass (Loshchilov & Hutter 2019), and the sum of squares for clipping.
-//   p *= 1 - lr wd;  m += (1-b1)(g - m);  v += (1-b2)(g^2 - v);  p -= lr mh / (sqrt(vh) + eps),  mh = m/(1-b1^t), vh = v/(1-b2^t)
+//   p *= 1 - lr wd;  m += (1-b1)(g - m);  v += (1-b2)(g^2 - v);  p -= lr mh / (sqrt(vh) + eps),  mh =
+//   m/(1-b1^t), vh = v/(1-b2^t)
 #include <math.h>
 
 #include "cpu/cpu.h"
@@ -19,7 +20,8 @@ static void span(float *restrict p, const float *restrict g, float *restrict m, 
     }
 }
 
-void adamw_cpu(oht_backend *be, float *p, const float *g, float *m, float *v, int64_t n, const oht_adamw *opt) {
+void adamw_cpu(oht_backend *be, float *p, const float *g, float *m, float *v, int64_t n,
+               const oht_adamw *opt) {
     float lr_hat = (float)(opt->lr / (1.0 - pow(opt->beta1, (double)opt->step)));
     float v_hat = (float)(1.0 / sqrt(1.0 - pow(opt->beta2, (double)opt->step)));
 #pragma omp parallel num_threads(be->threads) if (n > CPU_SMALL)

@@ -1,13 +1,15 @@
 // Row functions of attention and their derivatives (association.h).
 //
 //   softmax     p = exp(s - L), L = m + log sum exp(s - m), m = max s           ds = p (g - sum g p)
-//   softmax_1   the same with L = m + log(exp(-m) + sum exp(s - m)), m = max(0, max s): nothing overflows, sum p < 1
-//   clipped     y = clip((zeta - gamma) p + gamma, 0, 1) of either              as above with g (zeta - gamma) [0 <= . <= 1]
-//   sparsemax   p = max(s - tau, 0), sum p = 1                                  ds = g - mean of g over the support
-//   entmax15    p = max(s/2 - tau, 0)^2, sum p = 1, r = sqrt p                  ds = r (g - sum r g / sum r)
+//   softmax_1   the same with L = m + log(exp(-m) + sum exp(s - m)), m = max(0, max s): nothing overflows,
+//   sum p < 1 clipped     y = clip((zeta - gamma) p + gamma, 0, 1) of either              as above with g
+//   (zeta - gamma) [0 <= . <= 1] sparsemax   p = max(s - tau, 0), sum p = 1 ds = g - mean of g over the
+//   support entmax15    p = max(s/2 - tau, 0)^2, sum p = 1, r = sqrt p                  ds = r (g - sum r g /
+//   sum r)
 //
-// tau without sorting: F(tau) = sum of p - 1 is convex and decreasing, so Newton's method from the left of the root
-// (tau = max - 1, where F >= 0) rises to it without overshooting; sparsemax arrives in finitely many steps.
+// tau without sorting: F(tau) = sum of p - 1 is convex and decreasing, so Newton's method from the left of
+// the root (tau = max - 1, where F >= 0) rises to it without overshooting; sparsemax arrives in finitely many
+// steps.
 #include "cpu/association.h"
 
 #include "cpu/vmath.h"
@@ -112,9 +114,12 @@ float association_row(const oht_assoc_spec *f, float *s, int64_t n) {
     }
     switch (f->kind) {
     case OHT_SOFTMAX:
-    case OHT_SOFTMAX1: return softmax_row(f, s, n);
-    case OHT_SPARSEMAX: return sparsemax_row(s, n, max);
-    case OHT_ENTMAX15: return entmax15_row(s, n, max);
+    case OHT_SOFTMAX1:
+        return softmax_row(f, s, n);
+    case OHT_SPARSEMAX:
+        return sparsemax_row(s, n, max);
+    case OHT_ENTMAX15:
+        return entmax15_row(s, n, max);
     }
     return 0.0f;
 }
@@ -148,7 +153,8 @@ static void drop_row(float *g, int64_t n, association_drop d) {
     for (int64_t j = 0; j < n; j++) g[j] *= kept(d, j);
 }
 
-// Where p is near 1 its row's gradient is a small difference, so p = exp(s - norm), good to |s| 6e-8, is normalised again.
+// Where p is near 1 its row's gradient is a small difference, so p = exp(s - norm), good to |s| 6e-8, is
+// normalised again.
 static void clipped_bwd(const oht_assoc_spec *f, float *s, float *g, int64_t n, float norm) {
     float gamma = (float)f->gamma, span = (float)(f->zeta - f->gamma), dot = 0.0f, sum = 0.0f;
 #pragma omp simd reduction(+ : sum)

@@ -1,10 +1,11 @@
 // Hopfield association of all heads: S = beta Q K^T, P = f(S), out = Drop(P) V, and its derivatives
 //   dV = Drop(P)^T dO,  dP = dO V^T (dropped alike),  dS = f'(S)[dP],  dQ = beta dS K,  dK = beta dS^T Q.
 //
-// The T x T matrices never exist as a whole: BLOCK queries against the keys they can see stay in cache, GEMMs read q, k, v
-// in place (leading dimension 3C). Forward is parallel over blocks. Backward computes S again, is parallel over (sample,
-// head), and where those are fewer than threads also over ranges of queries, whose sums for dK and dV are then added in
-// order. For softmax and softmax_1, sum_j dP_ij P_ij = <out_i, dout_i> (with dropout too: both factors carry the mask).
+// The T x T matrices never exist as a whole: BLOCK queries against the keys they can see stay in cache, GEMMs
+// read q, k, v in place (leading dimension 3C). Forward is parallel over blocks. Backward computes S again,
+// is parallel over (sample, head), and where those are fewer than threads also over ranges of queries, whose
+// sums for dK and dV are then added in order. For softmax and softmax_1, sum_j dP_ij P_ij = <out_i, dout_i>
+// (with dropout too: both factors carry the mask).
 #include <math.h>
 #include <string.h>
 
@@ -20,19 +21,27 @@ typedef struct problem {
     int64_t B, T, C, H, D;
     const float *qkv;
     const uint8_t *mask; // or NULL
-    int64_t keys_ld;     // row length of the blocks in scratch
+    int64_t keys_ld; // row length of the blocks in scratch
 } problem;
 
 static problem make_problem(oht_tensor qkv, oht_tensor mask, const oht_assoc *as) {
     int64_t C = qkv.dim[2] / 3;
-    return (problem){.as = as, .B = qkv.dim[0], .T = qkv.dim[1], .C = C, .H = as->heads, .D = C / as->heads,
-                     .qkv = oht_f32(qkv), .mask = oht_u8(mask), .keys_ld = round_up(qkv.dim[1], 16) + 16};
+    return (problem){.as = as,
+                     .B = qkv.dim[0],
+                     .T = qkv.dim[1],
+                     .C = C,
+                     .H = as->heads,
+                     .D = C / as->heads,
+                     .qkv = oht_f32(qkv),
+                     .mask = oht_u8(mask),
+                     .keys_ld = round_up(qkv.dim[1], 16) + 16};
 }
 
 // Scratch of one thread: `n` blocks of scores and the dropout bits of one row.
 static size_t thread_scratch(int64_t T, int blocks) {
     size_t ld = (size_t)round_up(T, 16) + 16;
-    return (size_t)blocks * BLOCK * ld * sizeof(float) + (size_t)round_up(T + DROPOUT_SLACK, 32) * sizeof(uint16_t);
+    return (size_t)blocks * BLOCK * ld * sizeof(float) +
+           (size_t)round_up(T + DROPOUT_SLACK, 32) * sizeof(uint16_t);
 }
 
 // Keys of sample b that anyone may see: 0 .. visible-1 holds all of them; *holes: some inside are masked.
@@ -48,7 +57,8 @@ static int64_t visible_keys(const problem *p, int64_t b, bool *holes) {
 
 // s: (rows, ld) = beta Q K^T of queries i0.. and keys 0..n
 static void scores(const problem *p, float *s, int64_t b, int64_t h, int64_t i0, int64_t rows, int64_t n) {
-    const float *q = p->qkv + (b * p->T + i0) * 3 * p->C + h * p->D, *k = p->qkv + b * p->T * 3 * p->C + p->C + h * p->D;
+    const float *q = p->qkv + (b * p->T + i0) * 3 * p->C + h * p->D,
+                *k = p->qkv + b * p->T * 3 * p->C + p->C + h * p->D;
     gemm_serial(false, true, rows, n, p->D, p->as->beta, q, 3 * p->C, k, 3 * p->C, 0.0f, s, p->keys_ld);
 }
 
@@ -63,29 +73,33 @@ static int64_t mask_row(const problem *p, float *s, int64_t b, int64_t i, int64_
     return n;
 }
 
-static association_drop draw_row(const problem *p, int64_t b, int64_t h, int64_t i, int64_t n, uint16_t *buffer) {
+static association_drop draw_row(const problem *p, int64_t b, int64_t h, int64_t i, int64_t n,
+                                 uint16_t *buffer) {
     const oht_draw *d = &p->as->drop;
     if (!(d->p > 0.0f)) return (association_drop){0};
     return (association_drop){.bits = dropout_bits(d, dropout_sample(d, b), (h * p->T + i) * p->T, n, buffer),
-                              .threshold = oht_dropout_threshold(d->p), .scale = oht_dropout_scale(d->p)};
+                              .threshold = oht_dropout_threshold(d->p),
+                              .scale = oht_dropout_scale(d->p)};
 }
 
 static void fill_zero(float *x, int64_t n) {
     if (n > 0) memset(x, 0, (size_t)n * sizeof(float));
 }
 
-// ---- forward -------------------------------------------------------------------------------------------------------
+// ---- forward
+// -------------------------------------------------------------------------------------------------------
 size_t attention_fwd_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_assoc *as) {
     (void)B, (void)C, (void)as;
     return (size_t)be->threads * thread_scratch(T, 1);
 }
 
-static void block_fwd(const problem *p, float *out, float *row, const oht_attention_inner *inner, int64_t b, int64_t h,
-                      int64_t i0, int64_t rows, float *s, uint16_t *buffer) {
+static void block_fwd(const problem *p, float *out, float *row, const oht_attention_inner *inner, int64_t b,
+                      int64_t h, int64_t i0, int64_t rows, float *s, uint16_t *buffer) {
     int64_t T = p->T, ld = p->keys_ld;
     bool holes;
     int64_t n = visible_keys(p, b, &holes);
-    float *all_scores = inner ? oht_f32(inner->scores) : NULL, *all_probs = inner ? oht_f32(inner->probs) : NULL;
+    float *all_scores = inner ? oht_f32(inner->scores) : NULL,
+          *all_probs = inner ? oht_f32(inner->probs) : NULL;
     if (all_scores) { // the tap wants hidden keys, too
         scores(p, s, b, h, i0, rows, T);
         for (int64_t r = 0; r < rows; r++)
@@ -126,11 +140,13 @@ void attention_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor row, oht_tens
         float *s = (float *)(void *)((char *)scratch + (size_t)omp_get_thread_num() * per_thread);
         uint16_t *buffer = (uint16_t *)(void *)(s + BLOCK * p.keys_ld);
         int64_t bh = task / blocks, i0 = task % blocks * BLOCK;
-        block_fwd(&p, oht_f32(out), oht_f32(row), inner, bh / p.H, bh % p.H, i0, min_i64(BLOCK, p.T - i0), s, buffer);
+        block_fwd(&p, oht_f32(out), oht_f32(row), inner, bh / p.H, bh % p.H, i0, min_i64(BLOCK, p.T - i0), s,
+                  buffer);
     }
 }
 
-// ---- backward ------------------------------------------------------------------------------------------------------
+// ---- backward
+// ------------------------------------------------------------------------------------------------------
 // Ranges of queries per (sample, head); more than one only where heads alone cannot fill the threads.
 static int64_t ranges(oht_backend *be, int64_t B, int64_t H, int64_t T) {
     if (B * H >= be->threads || B * H == 0) return 1;
@@ -147,11 +163,11 @@ size_t attention_bwd_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t 
     return (size_t)be->threads * thread_scratch(T, 2) + (size_t)(most * 2 * T * C) * sizeof(float);
 }
 
-// Queries [lo, hi) of one head, last block first: it sees the most keys, so it is the one that overwrites dk and dv.
-// dk, dv: (T, D) with leading dimension ld_kv; keep: add to what is there.
-static void head_bwd(const problem *p, float *dqkv, const float *dout, const float *out, const float *row, int64_t b,
-                     int64_t h, int64_t lo, int64_t hi, float *dk, float *dv, int64_t ld_kv, bool keep, bool keep_dq, float *s,
-                     float *g, uint16_t *buffer) {
+// Queries [lo, hi) of one head, last block first: it sees the most keys, so it is the one that overwrites dk
+// and dv. dk, dv: (T, D) with leading dimension ld_kv; keep: add to what is there.
+static void head_bwd(const problem *p, float *dqkv, const float *dout, const float *out, const float *row,
+                     int64_t b, int64_t h, int64_t lo, int64_t hi, float *dk, float *dv, int64_t ld_kv,
+                     bool keep, bool keep_dq, float *s, float *g, uint16_t *buffer) {
     int64_t T = p->T, C = p->C, D = p->D, ld = p->keys_ld;
     const float *q = p->qkv + b * T * 3 * C + h * D, *k = q + C, *v = q + 2 * C;
     bool holes;
@@ -178,7 +194,8 @@ static void head_bwd(const problem *p, float *dqkv, const float *dout, const flo
             fill_zero(g + r * ld + seen, n - seen);
         }
         gemm_serial(true, false, n, D, rows, 1.0f, s, ld, u, C, done ? 1.0f : 0.0f, dv, ld_kv);
-        gemm_serial(true, false, n, D, rows, p->as->beta, g, ld, q + i0 * 3 * C, 3 * C, done ? 1.0f : 0.0f, dk, ld_kv);
+        gemm_serial(true, false, n, D, rows, p->as->beta, g, ld, q + i0 * 3 * C, 3 * C, done ? 1.0f : 0.0f,
+                    dk, ld_kv);
         gemm_serial(false, false, rows, D, n, p->as->beta, g, ld, k, 3 * C, keep_dq ? 1.0f : 0.0f, dq, 3 * C);
         if (!done) done = n;
     }
@@ -188,12 +205,13 @@ static void head_bwd(const problem *p, float *dqkv, const float *dout, const flo
     }
 }
 
-void attention_bwd_cpu(oht_backend *be, oht_tensor dqkv, oht_tensor dout, oht_tensor out, oht_tensor row, oht_tensor qkv,
-                       oht_tensor mask, const oht_assoc *as, bool add_dqkv, void *scratch) {
+void attention_bwd_cpu(oht_backend *be, oht_tensor dqkv, oht_tensor dout, oht_tensor out, oht_tensor row,
+                       oht_tensor qkv, oht_tensor mask, const oht_assoc *as, bool add_dqkv, void *scratch) {
     problem p = make_problem(qkv, mask, as);
     int64_t R = ranges(be, p.B, p.H, p.T), T = p.T, C = p.C, D = p.D;
     size_t per_thread = thread_scratch(T, 2);
-    float *sums = (float *)(void *)((char *)scratch + (size_t)be->threads * per_thread); // (B, H, R, 2, T, D) if R > 1
+    float *sums =
+        (float *)(void *)((char *)scratch + (size_t)be->threads * per_thread); // (B, H, R, 2, T, D) if R > 1
     float *d = oht_f32(dqkv);
 #pragma omp parallel for num_threads(be->threads) if (p.B * p.H * T * T > CPU_SMALL) schedule(dynamic, 1)
     for (int64_t task = 0; task < p.B * p.H * R; task++) {
@@ -204,8 +222,8 @@ void attention_bwd_cpu(oht_backend *be, oht_tensor dqkv, oht_tensor dout, oht_te
         cpu_part(T, BLOCK, (int)(task % R), (int)R, &lo, &hi);
         float *dk = d + b * T * 3 * C + C + h * D;
         if (R == 1)
-            head_bwd(&p, d, oht_f32(dout), oht_f32(out), oht_f32(row), b, h, lo, hi, dk, dk + C, 3 * C, add_dqkv, add_dqkv,
-                     s, g, buffer);
+            head_bwd(&p, d, oht_f32(dout), oht_f32(out), oht_f32(row), b, h, lo, hi, dk, dk + C, 3 * C,
+                     add_dqkv, add_dqkv, s, g, buffer);
         else
             head_bwd(&p, d, oht_f32(dout), oht_f32(out), oht_f32(row), b, h, lo, hi, sums + task * 2 * T * D,
                      sums + (task * 2 + 1) * T * D, D, false, add_dqkv, s, g, buffer);

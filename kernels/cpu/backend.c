@@ -1,4 +1,5 @@
-// The CPU backend: the table, its memory, its life. Every entry is synchronous, so sync has nothing to wait for.
+// The CPU backend: the table, its memory, its life. Every entry is synchronous, so sync has nothing to wait
+// for.
 #include <string.h>
 
 #include "cpu/cpu.h"
@@ -79,7 +80,9 @@ oht_status oht_backend_cpu_create(oht_backend **out) {
     OHT_TRY_GOTO(status, OHT_ALLOC(&ctx, 1, "cpu backend"), failed);
     *be = table;
     be->threads = omp_get_max_threads();
-    OHT_TRY_GOTO(status, OHT_ALLOC(&ctx->partial, (size_t)be->threads * CPU_PARTIAL, "partial sums of threads"), failed);
+    OHT_TRY_GOTO(status,
+                 OHT_ALLOC(&ctx->partial, (size_t)be->threads * CPU_PARTIAL, "partial sums of threads"),
+                 failed);
     be->ctx = ctx;
     *out = be;
     return OHT_OK;
@@ -92,7 +95,8 @@ failed:
 oht_status oht_backend_create(const char *device, oht_backend **out) {
     *out = NULL;
     if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0)
-        OHT_FAIL(OHT_CONFIG, "run.device = %s, but this build has: auto, cpu\nfix: set run.device=cpu", device);
+        OHT_FAIL(OHT_CONFIG, "run.device = %s, but this build has: auto, cpu\nfix: set run.device=cpu",
+                 device);
     OHT_TRY(oht_backend_cpu_create(out));
     return OHT_OK;
 }

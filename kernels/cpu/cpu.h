@@ -1,6 +1,6 @@
-// Inside of the CPU backend: the functions behind the table's entries (their contracts stand in oht/backend.h) and how
-// work is shared among threads. Every reduction has a fixed order for a given number of threads, so results repeat
-// bit by bit; there are no atomics.
+// Inside of the CPU backend: the functions behind the table's entries (their contracts stand in
+// oht/backend.h) and how work is shared among threads. Every reduction has a fixed order for a given number
+// of threads, so results repeat bit by bit; there are no atomics.
 #pragma once
 
 #include <omp.h>
@@ -11,8 +11,8 @@
 #include "oht/backend.h"
 
 enum {
-    CPU_LINE = 64,         // bytes of a cache line
-    CPU_PARTIAL = 16,      // doubles per thread for partial sums, two cache lines
+    CPU_LINE = 64, // bytes of a cache line
+    CPU_PARTIAL = 16, // doubles per thread for partial sums, two cache lines
     CPU_SMALL = 16 * 1024, // elements below which starting a team costs more than it saves
 };
 
@@ -51,35 +51,41 @@ void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
 void gemm_cpu(oht_backend *be, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
               int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 
-void linear_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor pre, oht_tensor x, oht_tensor w, oht_tensor b, oht_act act);
+void linear_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor pre, oht_tensor x, oht_tensor w, oht_tensor b,
+                    oht_act act);
 void linear_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dw, oht_tensor db, oht_tensor dy, oht_tensor x,
                     oht_tensor w, oht_tensor pre, oht_tensor y, oht_act act, bool add_dx, bool add_dp);
 void column_sum_cpu(oht_backend *be, oht_tensor b, oht_tensor x, bool add);
 
-void layernorm_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor mean, oht_tensor rstd, oht_tensor x, oht_tensor gamma,
-                       oht_tensor beta, float eps);
+void layernorm_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor mean, oht_tensor rstd, oht_tensor x,
+                       oht_tensor gamma, oht_tensor beta, float eps);
 size_t layernorm_bwd_scratch_cpu(oht_backend *be, int64_t N, int64_t C);
-void layernorm_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dgamma, oht_tensor dbeta, oht_tensor dy, oht_tensor x,
-                       oht_tensor gamma, oht_tensor mean, oht_tensor rstd, bool add_dx, bool add_dp, void *scratch);
+void layernorm_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dgamma, oht_tensor dbeta, oht_tensor dy,
+                       oht_tensor x, oht_tensor gamma, oht_tensor mean, oht_tensor rstd, bool add_dx,
+                       bool add_dp, void *scratch);
 
 size_t attention_fwd_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_assoc *as);
 void attention_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor row, oht_tensor qkv, oht_tensor mask,
                        const oht_assoc *as, const oht_attention_inner *inner, void *scratch);
 size_t attention_bwd_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_assoc *as);
-void attention_bwd_cpu(oht_backend *be, oht_tensor dqkv, oht_tensor dout, oht_tensor out, oht_tensor row, oht_tensor qkv,
-                       oht_tensor mask, const oht_assoc *as, bool add_dqkv, void *scratch);
+void attention_bwd_cpu(oht_backend *be, oht_tensor dqkv, oht_tensor dout, oht_tensor out, oht_tensor row,
+                       oht_tensor qkv, oht_tensor mask, const oht_assoc *as, bool add_dqkv, void *scratch);
 
-size_t gate_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_gate *gate, int64_t hidden);
-void gate_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor pi, oht_tensor x, oht_tensor ctx, const oht_tensor w[4],
-                  const oht_gate *gate, void *scratch);
-void gate_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dctx, oht_tensor dw[4], oht_tensor dout, oht_tensor pi,
-                  oht_tensor x, oht_tensor ctx, const oht_tensor w[4], const oht_gate *gate, const bool add[2],
-                  bool add_dp, void *scratch);
+size_t gate_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_gate *gate,
+                        int64_t hidden);
+void gate_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor pi, oht_tensor x, oht_tensor ctx,
+                  const oht_tensor w[4], const oht_gate *gate, void *scratch);
+void gate_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dctx, oht_tensor dw[4], oht_tensor dout,
+                  oht_tensor pi, oht_tensor x, oht_tensor ctx, const oht_tensor w[4], const oht_gate *gate,
+                  const bool add[2], bool add_dp, void *scratch);
 
 void embedding_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor ids, oht_tensor table);
-void embedding_bwd_cpu(oht_backend *be, oht_tensor dtable, oht_tensor dy, oht_tensor ids, int64_t padding_id, bool add);
-void add_rows_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor table, int64_t offset, bool broadcast);
-void add_rows_bwd_cpu(oht_backend *be, oht_tensor dtable, oht_tensor dy, int64_t offset, bool broadcast, bool add);
+void embedding_bwd_cpu(oht_backend *be, oht_tensor dtable, oht_tensor dy, oht_tensor ids, int64_t padding_id,
+                       bool add);
+void add_rows_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor table, int64_t offset,
+                      bool broadcast);
+void add_rows_bwd_cpu(oht_backend *be, oht_tensor dtable, oht_tensor dy, int64_t offset, bool broadcast,
+                      bool add);
 void gather_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor index);
 void gather_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dy, oht_tensor index, bool add);
 
@@ -89,7 +95,8 @@ void add_cpu(oht_backend *be, oht_tensor y, oht_tensor x);
 
 void cross_entropy_cpu(oht_backend *be, oht_tensor logits, oht_tensor labels, float scale, double *loss_sum);
 
-void adamw_cpu(oht_backend *be, float *p, const float *g, float *m, float *v, int64_t n, const oht_adamw *opt);
+void adamw_cpu(oht_backend *be, float *p, const float *g, float *m, float *v, int64_t n,
+               const oht_adamw *opt);
 double sumsq_cpu(oht_backend *be, const float *x, int64_t n);
 
 void moments_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, oht_moments *out);

@@ -1,5 +1,5 @@
-// Cross entropy of one chunk of logits: loss = sum of log sum exp(x) - x[label]; the logits become their gradient
-// (softmax - onehot) scale. Rows with label -1 give neither.
+// Cross entropy of one chunk of logits: loss = sum of log sum exp(x) - x[label]; the logits become their
+// gradient (softmax - onehot) scale. Rows with label -1 give neither.
 #include <string.h>
 
 #include "cpu/cpu.h"

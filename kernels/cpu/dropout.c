@@ -1,19 +1,19 @@
-// Dropout: element dropped when its 16 random bits are < p 65536, the others scaled (oht/random.h). Backward draws the same
-// bits again, nothing is stored.
+// Dropout: element dropped when its 16 random bits are < p 65536, the others scaled (oht/random.h). Backward
+// draws the same bits again, nothing is stored.
 #include "cpu/cpu.h"
 #include "cpu/philox.h"
 
 enum { CHUNK = 4096 }; // elements whose bits a thread draws at once: 8 KiB, stays in L1
 
-#define ROUND                                                                                                          \
-    {                                                                                                                  \
-        uint64_t p0 = (uint64_t)0xD2511F53u * x0, p1 = (uint64_t)0xCD9E8D57u * x2;                                     \
-        x0 = (uint32_t)(p1 >> 32) ^ x1 ^ k0;                                                                           \
-        x2 = (uint32_t)(p0 >> 32) ^ x3 ^ k1;                                                                           \
-        x1 = (uint32_t)p1;                                                                                             \
-        x3 = (uint32_t)p0;                                                                                             \
-        k0 += 0x9E3779B9u;                                                                                             \
-        k1 += 0xBB67AE85u;                                                                                             \
+#define ROUND                                                                                                \
+    {                                                                                                        \
+        uint64_t p0 = (uint64_t)0xD2511F53u * x0, p1 = (uint64_t)0xCD9E8D57u * x2;                           \
+        x0 = (uint32_t)(p1 >> 32) ^ x1 ^ k0;                                                                 \
+        x2 = (uint32_t)(p0 >> 32) ^ x3 ^ k1;                                                                 \
+        x1 = (uint32_t)p1;                                                                                   \
+        x3 = (uint32_t)p0;                                                                                   \
+        k0 += 0x9E3779B9u;                                                                                   \
+        k1 += 0xBB67AE85u;                                                                                   \
     }
 
 const uint16_t *dropout_bits(const oht_draw *draw, uint32_t sample, int64_t e0, int64_t n, uint16_t *buffer) {
@@ -25,8 +25,7 @@ const uint16_t *dropout_bits(const oht_draw *draw, uint32_t sample, int64_t e0, 
 #pragma omp simd
     for (int64_t i = 0; i < blocks; i++) {
         uint32_t x0 = first + (uint32_t)i, x1 = sample, x2 = step, x3 = site, k0 = key0, k1 = key1;
-        ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND
-        out[4 * i + 0] = x0;
+        ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND out[4 * i + 0] = x0;
         out[4 * i + 1] = x1;
         out[4 * i + 2] = x2;
         out[4 * i + 3] = x3;
@@ -35,7 +34,8 @@ const uint16_t *dropout_bits(const oht_draw *draw, uint32_t sample, int64_t e0, 
 }
 
 // y = (x or 0) + (add ? y : 0) + f mask scale, on one chunk
-static void chunk(float *y, const float *x, const float *f, const uint16_t *bits, uint32_t threshold, float scale, int64_t n) {
+static void chunk(float *y, const float *x, const float *f, const uint16_t *bits, uint32_t threshold,
+                  float scale, int64_t n) {
     if (x) {
 #pragma omp simd
         for (int64_t i = 0; i < n; i++) y[i] = x[i] + (bits[i] < threshold ? 0.0f : f[i] * scale);
@@ -46,7 +46,8 @@ static void chunk(float *y, const float *x, const float *f, const uint16_t *bits
 }
 
 // y = x + Drop(f), x NULL: y = Drop(f). x may be y.
-static void apply(oht_backend *be, float *y, const float *x, const float *f, int64_t B, int64_t n, const oht_draw *draw) {
+static void apply(oht_backend *be, float *y, const float *x, const float *f, int64_t B, int64_t n,
+                  const oht_draw *draw) {
     uint32_t threshold = oht_dropout_threshold(draw->p);
     float scale = oht_dropout_scale(draw->p);
     int64_t chunks = (n + CHUNK - 1) / CHUNK;

@@ -1,5 +1,6 @@
-// Tables and picked rows: token embedding, position and type rows, gather of masked positions. The backward functions that
-// add into shared rows give each thread a range of columns: rows are then added in order of n, without locks.
+// Tables and picked rows: token embedding, position and type rows, gather of masked positions. The backward
+// functions that add into shared rows give each thread a range of columns: rows are then added in order of n,
+// without locks.
 #include <string.h>
 
 #include "cpu/cpu.h"
@@ -22,7 +23,8 @@ void embedding_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor ids, oht_tensor
     gather_fwd_cpu(be, y, table, ids);
 }
 
-void embedding_bwd_cpu(oht_backend *be, oht_tensor dtable, oht_tensor dy, oht_tensor ids, int64_t padding_id, bool add) {
+void embedding_bwd_cpu(oht_backend *be, oht_tensor dtable, oht_tensor dy, oht_tensor ids, int64_t padding_id,
+                       bool add) {
     int64_t C = dtable.dim[1], N = oht_tensor_count(ids);
     float *d = oht_f32(dtable);
     if (!add) zero_rows(be, d, dtable.dim[0], C);
@@ -37,7 +39,8 @@ void embedding_bwd_cpu(oht_backend *be, oht_tensor dtable, oht_tensor dy, oht_te
     }
 }
 
-void add_rows_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor table, int64_t offset, bool broadcast) {
+void add_rows_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor table, int64_t offset,
+                      bool broadcast) {
     int64_t N = oht_tensor_rows(x), T = x.dim[1], C = x.dim[2];
 #pragma omp parallel for num_threads(be->threads) if (N * C > CPU_SMALL) schedule(static)
     for (int64_t i = 0; i < N; i++) {
@@ -48,7 +51,8 @@ void add_rows_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor ta
     }
 }
 
-void add_rows_bwd_cpu(oht_backend *be, oht_tensor dtable, oht_tensor dy, int64_t offset, bool broadcast, bool add) {
+void add_rows_bwd_cpu(oht_backend *be, oht_tensor dtable, oht_tensor dy, int64_t offset, bool broadcast,
+                      bool add) {
     int64_t N = oht_tensor_rows(dy), T = dy.dim[1], C = dy.dim[2];
     float *d = oht_f32(dtable);
     if (!add) zero_rows(be, d, dtable.dim[0], C);

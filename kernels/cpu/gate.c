@@ -1,8 +1,11 @@
-// Gates on the heads (spec transformers 1.5): out[n,h,:] = c pi[n,h] ctx[n,h,:], pi = sigmoid(a), n = (sample, token), and
-//   linear a = w_h x_h + b_h;  mlp, mlp2: a = w2_h relu(W1_h x_h + b1_h) + b2_h, x_h the head's features of x;
-//   all_features: a = W x + b;  unconditional: a = a_h.
-// conditional_per_head takes the mean of a over the tokens of a sample (except all_features, which stays per token).
-//   backward, u = dout:  dctx = c pi u,  da = c <u, ctx> pi (1 - pi)  (per head: mean over tokens),  then each form's chain.
+// Gates on the heads (spec transformers 1.5): out[n,h,:] = c pi[n,h] ctx[n,h,:], pi = sigmoid(a), n =
+// (sample, token), and
+//   linear a = w_h x_h + b_h;  mlp, mlp2: a = w2_h relu(W1_h x_h + b1_h) + b2_h, x_h the head's features of
+//   x; all_features: a = W x + b;  unconditional: a = a_h.
+// conditional_per_head takes the mean of a over the tokens of a sample (except all_features, which stays per
+// token).
+//   backward, u = dout:  dctx = c pi u,  da = c <u, ctx> pi (1 - pi)  (per head: mean over tokens),  then
+//   each form's chain.
 // Gradients of parameters: one thread owns a head, and sums over n in order.
 #include <string.h>
 
@@ -12,11 +15,13 @@
 enum { CHUNK = 64 }; // rows whose hidden layer is in scratch at once
 
 static bool has_hidden(const oht_gate *g) {
-    return g->kind != OHT_GATE_UNCONDITIONAL_PER_HEAD && (g->form == OHT_GATE_MLP || g->form == OHT_GATE_MLP2);
+    return g->kind != OHT_GATE_UNCONDITIONAL_PER_HEAD &&
+           (g->form == OHT_GATE_MLP || g->form == OHT_GATE_MLP2);
 }
 
 // (B,T,H) pre-activations, then each thread's hidden layer.
-size_t gate_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_gate *gate, int64_t hidden) {
+size_t gate_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_gate *gate,
+                        int64_t hidden) {
     (void)C;
     int64_t floats = round_up(B * T * gate->heads, 16);
     if (has_hidden(gate)) floats += be->threads * round_up(CHUNK * hidden, 16);
@@ -43,15 +48,15 @@ static float dot(const float *a, const float *b, int64_t n) {
 }
 
 // hidden (rows, m) = W1_h x_h + b1_h, before the ReLU
-static void hidden_layer(float *z, const float *xh, const float *w1, const float *b1, int64_t rows, int64_t C, int64_t D,
-                         int64_t m) {
+static void hidden_layer(float *z, const float *xh, const float *w1, const float *b1, int64_t rows, int64_t C,
+                         int64_t D, int64_t m) {
     for (int64_t r = 0; r < rows; r++) memcpy(z + r * m, b1, (size_t)m * sizeof(float));
     gemm_serial(false, true, rows, m, D, 1.0f, xh, C, w1, D, 1.0f, z, m);
 }
 
 // a (N,H)
-static void preactivation(oht_backend *be, float *a, const float *x, const oht_tensor w[4], const oht_gate *gate, int64_t N,
-                          int64_t C, float *hidden) {
+static void preactivation(oht_backend *be, float *a, const float *x, const oht_tensor w[4],
+                          const oht_gate *gate, int64_t N, int64_t C, float *hidden) {
     int64_t H = gate->heads, D = C / H;
     const float *w0 = oht_f32(w[0]), *w1 = oht_f32(w[1]);
     if (gate->form == OHT_GATE_ALL_FEATURES) {
@@ -72,15 +77,16 @@ static void preactivation(oht_backend *be, float *a, const float *x, const oht_t
             for (int64_t r = 0; r < rows; r++) {
                 float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-                for (int64_t j = 0; j < m; j++) sum += (z[r * m + j] > 0.0f ? z[r * m + j] : 0.0f) * w2[h * m + j];
+                for (int64_t j = 0; j < m; j++)
+                    sum += (z[r * m + j] > 0.0f ? z[r * m + j] : 0.0f) * w2[h * m + j];
                 a[(i0 + r) * H + h] = sum + b2[h];
             }
         }
     }
 }
 
-void gate_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor pi, oht_tensor x, oht_tensor ctx, const oht_tensor w[4],
-                  const oht_gate *gate, void *scratch) {
+void gate_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor pi, oht_tensor x, oht_tensor ctx,
+                  const oht_tensor w[4], const oht_gate *gate, void *scratch) {
     int64_t B = ctx.dim[0], T = ctx.dim[1], C = ctx.dim[2], N = B * T, H = gate->heads, D = C / H;
     float *a = scratch, *p = oht_f32(pi);
     pi_layout at = layout_of(gate, pi, B, T);
@@ -107,8 +113,8 @@ void gate_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor pi, oht_tensor x, 
 }
 
 // dctx, and da (N,H): the gradient of each row's own pre-activation.
-static void context_bwd(oht_backend *be, float *da, float *dctx, const float *u, const float *ctx, const float *p,
-                        pi_layout at, const oht_gate *gate, int64_t N, int64_t C, bool add) {
+static void context_bwd(oht_backend *be, float *da, float *dctx, const float *u, const float *ctx,
+                        const float *p, pi_layout at, const oht_gate *gate, int64_t N, int64_t C, bool add) {
     int64_t H = gate->heads, D = C / H;
 #pragma omp parallel for num_threads(be->threads) if (N * C > CPU_SMALL) schedule(static)
     for (int64_t i = 0; i < N; i++)
@@ -143,8 +149,8 @@ static void sum_da(float *d, const float *da, int64_t N, int64_t H, bool add) {
     }
 }
 
-static void linear_head_bwd(float *dx, float *dw, const float *da, const float *x, const float *w, int64_t N, int64_t C,
-                            int64_t H, int64_t D, bool add_dx, bool add_dw) {
+static void linear_head_bwd(float *dx, float *dw, const float *da, const float *x, const float *w, int64_t N,
+                            int64_t C, int64_t H, int64_t D, bool add_dx, bool add_dw) {
     if (!add_dw) memset(dw, 0, (size_t)D * sizeof(float));
     for (int64_t i = 0; i < N; i++) {
         float g = da[i * H];
@@ -160,9 +166,9 @@ static void linear_head_bwd(float *dx, float *dw, const float *da, const float *
 }
 
 // One head of the mlp forms; pointers are the head's. z: (CHUNK, m) scratch.
-static void mlp_head_bwd(float *dx, float *dw1, float *db1, float *dw2, const float *da, const float *x, const float *w1,
-                         const float *b1, const float *w2, int64_t N, int64_t C, int64_t H, int64_t D, int64_t m,
-                         bool add_dx, bool add_dp, float *z) {
+static void mlp_head_bwd(float *dx, float *dw1, float *db1, float *dw2, const float *da, const float *x,
+                         const float *w1, const float *b1, const float *w2, int64_t N, int64_t C, int64_t H,
+                         int64_t D, int64_t m, bool add_dx, bool add_dp, float *z) {
     if (!add_dp) {
         memset(dw1, 0, (size_t)(m * D) * sizeof(float));
         memset(db1, 0, (size_t)m * sizeof(float));
@@ -181,13 +187,14 @@ static void mlp_head_bwd(float *dx, float *dw1, float *db1, float *dw2, const fl
             }
         }
         gemm_serial(true, false, m, D, rows, 1.0f, z, m, x + i0 * C, C, 1.0f, dw1, D);
-        if (dx) gemm_serial(false, false, rows, D, m, 1.0f, z, m, w1, D, add_dx ? 1.0f : 0.0f, dx + i0 * C, C);
+        if (dx)
+            gemm_serial(false, false, rows, D, m, 1.0f, z, m, w1, D, add_dx ? 1.0f : 0.0f, dx + i0 * C, C);
     }
 }
 
-void gate_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dctx, oht_tensor dw[4], oht_tensor dout, oht_tensor pi,
-                  oht_tensor x, oht_tensor ctx, const oht_tensor w[4], const oht_gate *gate, const bool add[2],
-                  bool add_dp, void *scratch) {
+void gate_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dctx, oht_tensor dw[4], oht_tensor dout,
+                  oht_tensor pi, oht_tensor x, oht_tensor ctx, const oht_tensor w[4], const oht_gate *gate,
+                  const bool add[2], bool add_dp, void *scratch) {
     int64_t B = ctx.dim[0], T = ctx.dim[1], C = ctx.dim[2], N = B * T, H = gate->heads, D = C / H;
     pi_layout at = layout_of(gate, pi, B, T);
     float *da = scratch, *hidden = da + round_up(N * H, 16), *dxp = oht_f32(dx);
@@ -210,10 +217,11 @@ void gate_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dctx, oht_tensor dw
     for (int64_t h = 0; h < H; h++) {
         float *dxh = dxp ? dxp + h * D : NULL;
         if (mlp)
-            mlp_head_bwd(dxh, oht_f32(dw[0]) + h * m * D, oht_f32(dw[1]) + h * m, oht_f32(dw[2]) + h * m, da + h, xp + h * D,
-                         w0 + h * m * D, oht_f32(w[1]) + h * m, oht_f32(w[2]) + h * m, N, C, H, D, m, add[0], add_dp,
-                         hidden + omp_get_thread_num() * round_up(CHUNK * m, 16));
+            mlp_head_bwd(dxh, oht_f32(dw[0]) + h * m * D, oht_f32(dw[1]) + h * m, oht_f32(dw[2]) + h * m,
+                         da + h, xp + h * D, w0 + h * m * D, oht_f32(w[1]) + h * m, oht_f32(w[2]) + h * m, N,
+                         C, H, D, m, add[0], add_dp, hidden + omp_get_thread_num() * round_up(CHUNK * m, 16));
         else
-            linear_head_bwd(dxh, oht_f32(dw[0]) + h * D, da + h, xp + h * D, w0 + h * D, N, C, H, D, add[0], add_dp);
+            linear_head_bwd(dxh, oht_f32(dw[0]) + h * D, da + h, xp + h * D, w0 + h * D, N, C, H, D, add[0],
+                            add_dp);
     }
 }

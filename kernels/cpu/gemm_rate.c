@@ -1,6 +1,6 @@
-// How fast the BLAS itself multiplies matrices of one shape: the yardstick of `ohtrain bench`. The library is called
-// directly, with as many threads as the OpenMP runtime gives it. The median of several stretches, so that a moment in which
-// the machine does something else does not count.
+// How fast the BLAS itself multiplies matrices of one shape: the yardstick of `ohtrain bench`. The library is
+// called directly, with as many threads as the OpenMP runtime gives it. The median of several stretches, so
+// that a moment in which the machine does something else does not count.
 #include <cblas.h>
 
 #include "oht/backend.h"
@@ -14,11 +14,13 @@ typedef struct operands {
 } operands;
 
 static void multiply(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const operands *x) {
-    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (blasint)m, (blasint)n,
-                (blasint)k, 1.0f, x->a, (blasint)(ta ? m : k), x->b, (blasint)(tb ? k : n), 0.0f, x->c, (blasint)n);
+    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (blasint)m,
+                (blasint)n, (blasint)k, 1.0f, x->a, (blasint)(ta ? m : k), x->b, (blasint)(tb ? k : n), 0.0f,
+                x->c, (blasint)n);
 }
 
-static oht_status measure(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double seconds, operands *x, double *flops_per_s) {
+static oht_status measure(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double seconds, operands *x,
+                          double *flops_per_s) {
     OHT_TRY(OHT_ALLOC(&x->a, (size_t)(m * k), "GEMM operand"));
     OHT_TRY(OHT_ALLOC(&x->b, (size_t)(k * n), "GEMM operand"));
     OHT_TRY(OHT_ALLOC(&x->c, (size_t)(m * n), "GEMM result"));
@@ -43,7 +45,8 @@ static oht_status measure(bool ta, bool tb, int64_t m, int64_t n, int64_t k, dou
     return OHT_OK;
 }
 
-oht_status oht_gemm_rate(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double seconds, double *flops_per_s) {
+oht_status oht_gemm_rate(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double seconds,
+                         double *flops_per_s) {
     operands x = {0};
     oht_status status = measure(ta, tb, m, n, k, seconds, &x, flops_per_s);
     oht_free(x.a);

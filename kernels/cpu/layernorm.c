@@ -1,11 +1,12 @@
 // LayerNorm over the last axis: y = (x - mean) rstd gamma + beta, rstd = (var + eps)^-1/2, biased variance.
 //   backward, xh = (x - mean) rstd, g = dy gamma:  dx = rstd (g - mean(g) - xh mean(g xh)),
-//   dgamma = sum_n dy xh, dbeta = sum_n dy: each thread sums its rows in scratch, then the parts are added in order.
+//   dgamma = sum_n dy xh, dbeta = sum_n dy: each thread sums its rows in scratch, then the parts are added in
+//   order.
 #include "cpu/cpu.h"
 #include "cpu/vmath.h"
 
-static void row_fwd(float *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta, int64_t C,
-                    float eps) {
+static void row_fwd(float *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,
+                    int64_t C, float eps) {
     float sum = 0.0f, square = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = 0; j < C; j++) sum += x[j];
@@ -19,8 +20,8 @@ static void row_fwd(float *y, float *mean, float *rstd, const float *x, const fl
     *rstd = r;
 }
 
-void layernorm_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor mean, oht_tensor rstd, oht_tensor x, oht_tensor gamma,
-                       oht_tensor beta, float eps) {
+void layernorm_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor mean, oht_tensor rstd, oht_tensor x,
+                       oht_tensor gamma, oht_tensor beta, float eps) {
     int64_t N = oht_tensor_rows(x), C = x.dim[x.rank - 1];
     const float *g = oht_f32(gamma), *b = oht_f32(beta);
 #pragma omp parallel for num_threads(be->threads) if (N * C > CPU_SMALL) schedule(static)
@@ -33,8 +34,8 @@ size_t layernorm_bwd_scratch_cpu(oht_backend *be, int64_t N, int64_t C) {
     return (size_t)be->threads * 2 * (size_t)round_up(C, 16) * sizeof(float);
 }
 
-static void row_bwd(float *dx, float *dgamma, float *dbeta, const float *dy, const float *x, const float *gamma, float mean,
-                    float rstd, int64_t C, bool add) {
+static void row_bwd(float *dx, float *dgamma, float *dbeta, const float *dy, const float *x,
+                    const float *gamma, float mean, float rstd, int64_t C, bool add) {
     float sum = 0.0f, dot = 0.0f;
 #pragma omp simd reduction(+ : sum, dot)
     for (int64_t j = 0; j < C; j++) {
@@ -56,8 +57,9 @@ static void row_bwd(float *dx, float *dgamma, float *dbeta, const float *dy, con
     }
 }
 
-void layernorm_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dgamma, oht_tensor dbeta, oht_tensor dy, oht_tensor x,
-                       oht_tensor gamma, oht_tensor mean, oht_tensor rstd, bool add_dx, bool add_dp, void *scratch) {
+void layernorm_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dgamma, oht_tensor dbeta, oht_tensor dy,
+                       oht_tensor x, oht_tensor gamma, oht_tensor mean, oht_tensor rstd, bool add_dx,
+                       bool add_dp, void *scratch) {
     int64_t N = oht_tensor_rows(x), C = x.dim[x.rank - 1], width = round_up(C, 16);
     float *part = scratch; // (threads, 2, width)
     int parts = 1;
@@ -68,8 +70,8 @@ void layernorm_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dgamma, oht_te
         int64_t lo, hi;
         cpu_share(N, 1, &lo, &hi);
         for (int64_t i = lo; i < hi; i++)
-            row_bwd(dx.data ? oht_f32(dx) + i * C : NULL, dg, db, oht_f32(dy) + i * C, oht_f32(x) + i * C, oht_f32(gamma),
-                    oht_f32(mean)[i], oht_f32(rstd)[i], C, add_dx);
+            row_bwd(dx.data ? oht_f32(dx) + i * C : NULL, dg, db, oht_f32(dy) + i * C, oht_f32(x) + i * C,
+                    oht_f32(gamma), oht_f32(mean)[i], oht_f32(rstd)[i], C, add_dx);
 #pragma omp single
         parts = omp_get_num_threads();
     }

@@ -4,7 +4,10 @@
 #include "cpu/cpu.h"
 #include "cpu/vmath.h"
 
-enum { COLUMNS = 512, ROWS = 64 }; // a strip of columns in L1; partial sums over ROWS rows keep float sums accurate
+enum {
+    COLUMNS = 512,
+    ROWS = 64
+}; // a strip of columns in L1; partial sums over ROWS rows keep float sums accurate
 
 // y = act(z + b) for one row; pre (or NULL) receives z + b. z may be y or pre.
 static void row_fwd(float *y, float *pre, const float *z, const float *b, int64_t n, oht_act act) {
@@ -26,7 +29,8 @@ static void row_fwd(float *y, float *pre, const float *z, const float *b, int64_
     }
 }
 
-void linear_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor pre, oht_tensor x, oht_tensor w, oht_tensor b, oht_act act) {
+void linear_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor pre, oht_tensor x, oht_tensor w, oht_tensor b,
+                    oht_act act) {
     int64_t N = oht_tensor_rows(x), K = w.dim[1], M = w.dim[0];
     float *yp = oht_f32(y), *prep = oht_f32(pre), *z = prep ? prep : yp;
     const float *bp = oht_f32(b);
@@ -48,8 +52,8 @@ static void row_bwd(float *dy, const float *pre, const float *y, int64_t n, oht_
 }
 
 // Each thread owns a range of columns for all rows: the order of summation never depends on the threads.
-static void act_and_bias_bwd(oht_backend *be, float *db, float *dy, const float *pre, const float *y, int64_t N, int64_t M,
-                             oht_act act, bool add) {
+static void act_and_bias_bwd(oht_backend *be, float *db, float *dy, const float *pre, const float *y,
+                             int64_t N, int64_t M, oht_act act, bool add) {
 #pragma omp parallel num_threads(be->threads) if (N * M > CPU_SMALL)
     {
         int64_t lo, hi;
@@ -78,9 +82,12 @@ void linear_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dw, oht_tensor db
                     oht_tensor w, oht_tensor pre, oht_tensor y, oht_act act, bool add_dx, bool add_dp) {
     int64_t N = oht_tensor_rows(dy), K = w.dim[1], M = w.dim[0];
     float *u = oht_f32(dy);
-    if (act != OHT_ACT_NONE || db.data) act_and_bias_bwd(be, oht_f32(db), u, oht_f32(pre), oht_f32(y), N, M, act, add_dp);
-    if (dx.data) gemm_cpu(be, false, false, N, K, M, 1.0f, u, M, oht_f32(w), K, add_dx ? 1.0f : 0.0f, oht_f32(dx), K);
-    if (dw.data) gemm_cpu(be, true, false, M, K, N, 1.0f, u, M, oht_f32(x), K, add_dp ? 1.0f : 0.0f, oht_f32(dw), K);
+    if (act != OHT_ACT_NONE || db.data)
+        act_and_bias_bwd(be, oht_f32(db), u, oht_f32(pre), oht_f32(y), N, M, act, add_dp);
+    if (dx.data)
+        gemm_cpu(be, false, false, N, K, M, 1.0f, u, M, oht_f32(w), K, add_dx ? 1.0f : 0.0f, oht_f32(dx), K);
+    if (dw.data)
+        gemm_cpu(be, true, false, M, K, N, 1.0f, u, M, oht_f32(x), K, add_dp ? 1.0f : 0.0f, oht_f32(dw), K);
 }
 
 void column_sum_cpu(oht_backend *be, oht_tensor b, oht_tensor x, bool add) {

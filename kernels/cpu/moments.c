@@ -1,7 +1,7 @@
-// Statistics of activations: central moments, largest value with its place, 6-sigma outliers of each row; and means per head.
-// First pass: sums of x - x0 and their squares (x0 = first element: constant rows are exact), maximum of |x| as integers
-// (bit patterns of |x| are ordered like the values, then inf, then NaN). Second pass: central sums about the mean, outliers.
-// Sums in double over short blocks that stay in L1.
+// Statistics of activations: central moments, largest value with its place, 6-sigma outliers of each row; and
+// means per head. First pass: sums of x - x0 and their squares (x0 = first element: constant rows are exact),
+// maximum of |x| as integers (bit patterns of |x| are ordered like the values, then inf, then NaN). Second
+// pass: central sums about the mean, outliers. Sums in double over short blocks that stay in L1.
 #include <string.h>
 
 #include "cpu/cpu.h"
@@ -22,7 +22,8 @@ typedef struct second_pass {
     int64_t outliers;
 } second_pass;
 
-_Static_assert(sizeof(first_pass) <= CPU_PARTIAL / 2 * sizeof(double), "fits half of a thread's partial sums");
+_Static_assert(sizeof(first_pass) <= CPU_PARTIAL / 2 * sizeof(double),
+               "fits half of a thread's partial sums");
 
 static inline uint32_t abs_bits(float x) {
     return bits_of_float(x) & 0x7fffffffu;

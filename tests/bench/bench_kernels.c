@@ -1,5 +1,6 @@
-// Speed of the CPU kernels at the shapes of OPT-125m and BERT-base: best of several runs by the clock, and by the processor
-// time of all threads (which other work on the machine disturbs less, but which counts waiting threads), GFLOP/s or GB/s.
+// Speed of the CPU kernels at the shapes of OPT-125m and BERT-base: best of several runs by the clock, and by
+// the processor time of all threads (which other work on the machine disturbs less, but which counts waiting
+// threads), GFLOP/s or GB/s.
 //   bench_kernels [part of a name]     OMP_NUM_THREADS says with how many threads
 #include <math.h>
 #include <stdio.h>
@@ -28,17 +29,17 @@ static void report(const char *name, double wall_s, double cpu_s, double flops, 
 }
 
 // Runs `call` REPEATS times after one warm-up; flops and bytes of one run, 0 = not of interest.
-#define BENCH(name, flops, bytes, call)                                                                                \
-    do {                                                                                                               \
-        double best_wall_s = INFINITY, best_cpu_s = INFINITY;                                                          \
-        for (int repeat = 0; repeat <= REPEATS; repeat++) {                                                            \
-            double wall_s = oht_clock_s(), cpu_s = processor_s();                                                      \
-            call;                                                                                                      \
-            wall_s = oht_clock_s() - wall_s, cpu_s = processor_s() - cpu_s;                                            \
-            if (repeat > 0 && wall_s < best_wall_s) best_wall_s = wall_s;                                              \
-            if (repeat > 0 && cpu_s < best_cpu_s) best_cpu_s = cpu_s;                                                  \
-        }                                                                                                              \
-        report(name, best_wall_s, best_cpu_s, flops, bytes);                                                           \
+#define BENCH(name, flops, bytes, call)                                                                      \
+    do {                                                                                                     \
+        double best_wall_s = INFINITY, best_cpu_s = INFINITY;                                                \
+        for (int repeat = 0; repeat <= REPEATS; repeat++) {                                                  \
+            double wall_s = oht_clock_s(), cpu_s = processor_s();                                            \
+            call;                                                                                            \
+            wall_s = oht_clock_s() - wall_s, cpu_s = processor_s() - cpu_s;                                  \
+            if (repeat > 0 && wall_s < best_wall_s) best_wall_s = wall_s;                                    \
+            if (repeat > 0 && cpu_s < best_cpu_s) best_cpu_s = cpu_s;                                        \
+        }                                                                                                    \
+        report(name, best_wall_s, best_cpu_s, flops, bytes);                                                 \
     } while (0)
 
 // Uniform in [-1.7, 1.7): variance one, quick to make.
@@ -78,10 +79,11 @@ static void bench_gemm(oht_backend *be) {
         char name[96];
         snprintf(name, sizeof(name), "gemm %s", shape[i].name);
         if (!wanted(name)) continue;
-        oht_tensor a = random_data(1, 1.0f, m, k, 0), b = random_data(2, 1.0f, n, k, 0), c = kt_zeros(m, n, 0, 0);
+        oht_tensor a = random_data(1, 1.0f, m, k, 0), b = random_data(2, 1.0f, n, k, 0),
+                   c = kt_zeros(m, n, 0, 0);
         BENCH(name, 2.0 * (double)(m * n * k), 0.0,
-                  be->gemm(be, shape[i].ta, shape[i].tb, m, n, k, 1.0f, oht_f32(a), shape[i].ta ? m : k, oht_f32(b),
-                           shape[i].tb ? k : n, 0.0f, oht_f32(c), n));
+              be->gemm(be, shape[i].ta, shape[i].tb, m, n, k, 1.0f, oht_f32(a), shape[i].ta ? m : k,
+                       oht_f32(b), shape[i].tb ? k : n, 0.0f, oht_f32(c), n));
         kt_reset();
         be = kt_backend();
     }
@@ -90,14 +92,19 @@ static void bench_gemm(oht_backend *be) {
 static void bench_linear(oht_backend *be) {
     if (!wanted("linear")) return;
     const int64_t N = 2048, C = 768, F = 3072;
-    oht_tensor x = random_data(1, 1.0f, N, C, 0), w = random_data(2, 0.02f, F, C, 0), b = random_data(3, 1.0f, F, 0, 0);
-    oht_tensor y = kt_zeros(N, F, 0, 0), pre = kt_zeros(N, F, 0, 0), dx = kt_zeros(N, C, 0, 0), dw = kt_zeros(F, C, 0, 0);
+    oht_tensor x = random_data(1, 1.0f, N, C, 0), w = random_data(2, 0.02f, F, C, 0),
+               b = random_data(3, 1.0f, F, 0, 0);
+    oht_tensor y = kt_zeros(N, F, 0, 0), pre = kt_zeros(N, F, 0, 0), dx = kt_zeros(N, C, 0, 0),
+               dw = kt_zeros(F, C, 0, 0);
     oht_tensor db = kt_zeros(F, 0, 0, 0), dy = random_data(4, 1.0f, N, F, 0);
     double flops = 2.0 * (double)(N * C * F);
-    BENCH("linear fwd ReLU 2048 x 3072 x 768", flops, 0.0, be->linear_fwd(be, y, OHT_NO_TENSOR, x, w, b, OHT_ACT_RELU));
-    BENCH("linear bwd ReLU", 2.0 * flops, 0.0, be->linear_bwd(be, dx, dw, db, dy, x, w, pre, y, OHT_ACT_RELU, false, false));
+    BENCH("linear fwd ReLU 2048 x 3072 x 768", flops, 0.0,
+          be->linear_fwd(be, y, OHT_NO_TENSOR, x, w, b, OHT_ACT_RELU));
+    BENCH("linear bwd ReLU", 2.0 * flops, 0.0,
+          be->linear_bwd(be, dx, dw, db, dy, x, w, pre, y, OHT_ACT_RELU, false, false));
     BENCH("linear fwd GELU 2048 x 3072 x 768", flops, 0.0, be->linear_fwd(be, y, pre, x, w, b, OHT_ACT_GELU));
-    BENCH("linear bwd GELU", 2.0 * flops, 0.0, be->linear_bwd(be, dx, dw, db, dy, x, w, pre, y, OHT_ACT_GELU, false, false));
+    BENCH("linear bwd GELU", 2.0 * flops, 0.0,
+          be->linear_bwd(be, dx, dw, db, dy, x, w, pre, y, OHT_ACT_GELU, false, false));
     kt_reset();
 }
 
@@ -128,16 +135,21 @@ static void bench_attention(void) {
         snprintf(fwd, sizeof(fwd), "attention fwd %s", item[i].name);
         snprintf(bwd, sizeof(bwd), "attention bwd %s", item[i].name);
         if (!wanted(fwd) && !wanted(bwd)) continue;
-        oht_assoc as = {.f = item[i].f, .beta = 0.125f, .causal = item[i].causal, .heads = (int)H,
+        oht_assoc as = {.f = item[i].f,
+                        .beta = 0.125f,
+                        .causal = item[i].causal,
+                        .heads = (int)H,
                         .drop = {.seed = 1, .stride = 1, .p = item[i].p}};
-        oht_tensor qkv = random_data(1, 1.0f, B, T, 3 * C), out = kt_zeros(B, T, C, 0), row = kt_zeros(B, H, T, 0);
+        oht_tensor qkv = random_data(1, 1.0f, B, T, 3 * C), out = kt_zeros(B, T, C, 0),
+                   row = kt_zeros(B, H, T, 0);
         oht_tensor dout = random_data(2, 1.0f, B, T, C), dqkv = kt_zeros(B, T, 3 * C, 0);
         void *s1 = kt_scratch(be->attention_fwd_scratch(be, B, T, C, &as));
         void *s2 = kt_scratch(be->attention_bwd_scratch(be, B, T, C, &as));
         // useful work: the visible half only when causal
         double pairs = (double)(B * T) * (item[i].causal ? 0.5 * (double)(T + 1) : (double)T) * (double)C;
         BENCH(fwd, 4.0 * pairs, 0.0, be->attention_fwd(be, out, row, qkv, OHT_NO_TENSOR, &as, NULL, s1));
-        BENCH(bwd, 10.0 * pairs, 0.0, be->attention_bwd(be, dqkv, dout, out, row, qkv, OHT_NO_TENSOR, &as, false, s2));
+        BENCH(bwd, 10.0 * pairs, 0.0,
+              be->attention_bwd(be, dqkv, dout, out, row, qkv, OHT_NO_TENSOR, &as, false, s2));
         kt_reset();
     }
 }
@@ -167,8 +179,15 @@ static void bench_activations(oht_backend *be) {
 static void bench_parameters(oht_backend *be) {
     const int64_t n = 32 * 1024 * 1024;
     if (!wanted("adamw") && !wanted("sumsq") && !wanted("cross entropy")) return;
-    oht_tensor p = kt_zeros(n, 0, 0, 0), g = random_data(1, 1.0f, n, 0, 0), m = kt_zeros(n, 0, 0, 0), v = kt_zeros(n, 0, 0, 0);
-    oht_adamw opt = {.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .step = 1, .grad_scale = 1.0f};
+    oht_tensor p = kt_zeros(n, 0, 0, 0), g = random_data(1, 1.0f, n, 0, 0), m = kt_zeros(n, 0, 0, 0),
+               v = kt_zeros(n, 0, 0, 0);
+    oht_adamw opt = {.lr = 1e-4f,
+                     .beta1 = 0.9f,
+                     .beta2 = 0.95f,
+                     .eps = 1e-8f,
+                     .weight_decay = 0.1f,
+                     .step = 1,
+                     .grad_scale = 1.0f};
     BENCH("adamw 32 Mi parameters", 0.0, 28.0 * (double)n,
           be->adamw(be, oht_f32(p), oht_f32(g), oht_f32(m), oht_f32(v), n, &opt));
     double sum = 0.0;
@@ -177,7 +196,8 @@ static void bench_parameters(oht_backend *be) {
     for (int i = 0; i < 256; i++) label[i] = i * 150;
     oht_tensor logits = g, labels = kt_ints(label, 256);
     logits.rank = 2, logits.dim[0] = 256, logits.dim[1] = 50272;
-    BENCH("cross entropy 256 x 50272", 0.0, 2.0 * 256 * 50272 * 4, be->cross_entropy(be, logits, labels, 1e-3f, &sum));
+    BENCH("cross entropy 256 x 50272", 0.0, 2.0 * 256 * 50272 * 4,
+          be->cross_entropy(be, logits, labels, 1e-3f, &sum));
     kt_reset();
 }
 

@@ -1,5 +1,6 @@
-// Golden vectors: tests/golden/NAME.json (made in float64 from the formulas of the papers), read with jansson. A missing
-// file or key ends the test program with a message: golden data is part of the source tree.
+// Golden vectors: tests/golden/NAME.json (made in float64 from the formulas of the papers), read with
+// jansson. A missing file or key ends the test program with a message: golden data is part of the source
+// tree.
 #pragma once
 
 #include <stddef.h>
@@ -11,8 +12,9 @@ json_t *golden_load(const char *name);
 // Member `key` of an object; element i of an array.
 const json_t *golden_get(const json_t *object, const char *key);
 const json_t *golden_at(const json_t *array, size_t i);
-// Numbers of an array flattened in C order, nested arrays included: null is NaN, "inf" and "-inf" are infinite, true and
-// false are 1 and 0. Freed with free. key NULL: `node` itself is the array. *n may be NULL.
+// Numbers of an array flattened in C order, nested arrays included: null is NaN, "inf" and "-inf" are
+// infinite, true and false are 1 and 0. Freed with free. key NULL: `node` itself is the array. *n may be
+// NULL.
 double *golden_doubles(const json_t *node, const char *key, size_t *n);
 float *golden_floats(const json_t *node, const char *key, size_t *n);
 double golden_number(const json_t *object, const char *key);

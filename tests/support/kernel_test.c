@@ -35,7 +35,8 @@ static void *take(size_t bytes, bool guarded) {
 void kt_reset(void) {
     bool damaged = false;
     for (int i = 0; i < blocks; i++) {
-        for (size_t j = 0; block[i].guarded && j < GUARD; j++) damaged |= block[i].at[block[i].bytes + j] != 0xA5;
+        for (size_t j = 0; block[i].guarded && j < GUARD; j++)
+            damaged |= block[i].at[block[i].bytes + j] != 0xA5;
         free(block[i].at);
     }
     blocks = 0;
@@ -80,8 +81,8 @@ oht_tensor kt_bytes(const uint8_t *value, int64_t d0, int64_t d1) {
 }
 
 oht_tensor kt_copy(oht_tensor t) {
-    oht_tensor c = make(t.dtype, t.rank > 0 ? t.dim[0] : 0, t.rank > 1 ? t.dim[1] : 0, t.rank > 2 ? t.dim[2] : 0,
-                        t.rank > 3 ? t.dim[3] : 0);
+    oht_tensor c = make(t.dtype, t.rank > 0 ? t.dim[0] : 0, t.rank > 1 ? t.dim[1] : 0,
+                        t.rank > 2 ? t.dim[2] : 0, t.rank > 3 ? t.dim[3] : 0);
     memcpy(c.data, t.data, (size_t)oht_tensor_count(t) * oht_dtype_size(t.dtype));
     return c;
 }
@@ -127,8 +128,10 @@ bool kt_same_bits(oht_tensor a, oht_tensor b) {
     return oht_tensor_count(a) == oht_tensor_count(b) && memcmp(a.data, b.data, n) == 0;
 }
 
-double kt_gradient_error(double *param, oht_tensor gradient, kt_loss loss, const void *problem, int64_t most, double h) {
-    int64_t n = oht_tensor_count(gradient), stride = n > most ? n / most | 1 : 1; // odd: meets every place of a head
+double kt_gradient_error(double *param, oht_tensor gradient, kt_loss loss, const void *problem, int64_t most,
+                         double h) {
+    int64_t n = oht_tensor_count(gradient),
+            stride = n > most ? n / most | 1 : 1; // odd: meets every place of a head
     double worst = 0.0, size = 1.0;
     for (int64_t i = 0; i < n; i += stride) {
         double keep = param[i];

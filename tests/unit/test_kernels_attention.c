@@ -1,11 +1,12 @@
-// Attention kernels against a double-precision reference written here from the formulas: values, and gradients by central
-// differences of the reference, for every f x causal x mask x dropout and awkward shapes.
+// Attention kernels against a double-precision reference written here from the formulas: values, and
+// gradients by central differences of the reference, for every f x causal x mask x dropout and awkward
+// shapes.
+#include <math.h>
+#include <omp.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,7 +36,8 @@ static void reference_row(const oht_assoc_spec *f, const double *s, double *p, i
     if (n == 0) return;
     for (int64_t j = 0; j < n; j++) max = fmax(max, s[j]);
     if (f->kind == OHT_SOFTMAX || f->kind == OHT_SOFTMAX1) {
-        double m = f->kind == OHT_SOFTMAX1 ? fmax(max, 0.0) : max, sum = f->kind == OHT_SOFTMAX1 ? exp(-m) : 0.0;
+        double m = f->kind == OHT_SOFTMAX1 ? fmax(max, 0.0) : max,
+               sum = f->kind == OHT_SOFTMAX1 ? exp(-m) : 0.0;
         for (int64_t j = 0; j < n; j++) sum += exp(s[j] - m);
         for (int64_t j = 0; j < n; j++) {
             p[j] = exp(s[j] - m) / sum;
@@ -62,8 +64,8 @@ static void reference_row(const oht_assoc_spec *f, const double *s, double *p, i
 // Factor of dropout straight from the layout of oht/random.h.
 static double kept(const oht_draw *d, int64_t b, int64_t element) {
     if (!(d->p > 0.0f)) return 1.0;
-    philox4x32_ctr_t r = oht_random_block(d->seed, OHT_DRAW_DROPOUT, d->site, d->step, d->sample0 + (uint32_t)b * d->stride,
-                                          (uint32_t)(element / 8));
+    philox4x32_ctr_t r = oht_random_block(d->seed, OHT_DRAW_DROPOUT, d->site, d->step,
+                                          d->sample0 + (uint32_t)b * d->stride, (uint32_t)(element / 8));
     uint32_t word = r.v[element % 8 / 2], half = element % 2 ? word >> 16 : word & 0xffffu;
     uint32_t threshold = oht_dropout_threshold(d->p);
     return half < threshold ? 0.0 : 65536.0 / (65536.0 - (double)threshold);
@@ -106,8 +108,9 @@ static double reference(const void *problem) {
 }
 
 static const oht_assoc_spec every_f[] = {
-    {OHT_SOFTMAX, false, 0, 1},      {OHT_SOFTMAX1, false, 0, 1},      {OHT_ENTMAX15, false, 0, 1}, {OHT_SPARSEMAX, false, 0, 1},
-    {OHT_SOFTMAX, true, -0.1, 1.1},  {OHT_SOFTMAX1, true, -0.025, 1},  {OHT_SOFTMAX, true, 0.02, 1.0}, {OHT_SOFTMAX1, true, 0.0, 1.3},
+    {OHT_SOFTMAX, false, 0, 1},     {OHT_SOFTMAX1, false, 0, 1},    {OHT_ENTMAX15, false, 0, 1},
+    {OHT_SPARSEMAX, false, 0, 1},   {OHT_SOFTMAX, true, -0.1, 1.1}, {OHT_SOFTMAX1, true, -0.025, 1},
+    {OHT_SOFTMAX, true, 0.02, 1.0}, {OHT_SOFTMAX1, true, 0.0, 1.3},
 };
 enum { FUNCTIONS = sizeof(every_f) / sizeof(*every_f) };
 
@@ -128,12 +131,18 @@ typedef struct kernel_run {
     oht_tensor qkv, dout, mask, out, row, dqkv, scores, probs;
 } kernel_run;
 
-static kernel_run run(const oht_assoc *as, int64_t B, int64_t T, int64_t H, int64_t D, masks mask, float sigma, bool add) {
+static kernel_run run(const oht_assoc *as, int64_t B, int64_t T, int64_t H, int64_t D, masks mask,
+                      float sigma, bool add) {
     oht_backend *be = kt_backend();
     int64_t C = H * D;
-    kernel_run r = {.qkv = kt_normal(1, sigma, B, T, 3 * C, 0), .dout = kt_normal(2, 1.0f, B, T, C, 0),
-                    .mask = make_mask(mask, B, T), .out = kt_zeros(B, T, C, 0), .row = kt_zeros(B, H, T, 0),
-                    .dqkv = kt_normal(3, 1.0f, B, T, 3 * C, 0), .scores = kt_zeros(B, H, T, T), .probs = kt_zeros(B, H, T, T)};
+    kernel_run r = {.qkv = kt_normal(1, sigma, B, T, 3 * C, 0),
+                    .dout = kt_normal(2, 1.0f, B, T, C, 0),
+                    .mask = make_mask(mask, B, T),
+                    .out = kt_zeros(B, T, C, 0),
+                    .row = kt_zeros(B, H, T, 0),
+                    .dqkv = kt_normal(3, 1.0f, B, T, 3 * C, 0),
+                    .scores = kt_zeros(B, H, T, T),
+                    .probs = kt_zeros(B, H, T, T)};
     kt_poison(r.out), kt_poison(r.row), kt_poison(r.scores), kt_poison(r.probs);
     oht_tensor plain = kt_copy(r.out);
     if (!add) kt_poison(r.dqkv);
@@ -149,13 +158,21 @@ static kernel_run run(const oht_assoc *as, int64_t B, int64_t T, int64_t H, int6
     return r;
 }
 
-static void check(const oht_assoc *as, int64_t B, int64_t T, int64_t H, int64_t D, masks mask, float sigma, bool add,
-                  int64_t most, double tolerance) {
+static void check(const oht_assoc *as, int64_t B, int64_t T, int64_t H, int64_t D, masks mask, float sigma,
+                  bool add, int64_t most, double tolerance) {
     kernel_run r = run(as, B, T, H, D, mask, sigma, add);
     int64_t C = H * D;
     double *qkv = kt_double(r.qkv);
-    attention a = {.B = B, .T = T, .H = H, .D = D, .qkv = qkv, .dout = kt_double(r.dout), .mask = oht_u8(r.mask), .as = *as,
-                   .out = kt_doubles((size_t)(B * T * C)), .scores = kt_doubles((size_t)(B * H * T * T)),
+    attention a = {.B = B,
+                   .T = T,
+                   .H = H,
+                   .D = D,
+                   .qkv = qkv,
+                   .dout = kt_double(r.dout),
+                   .mask = oht_u8(r.mask),
+                   .as = *as,
+                   .out = kt_doubles((size_t)(B * T * C)),
+                   .scores = kt_doubles((size_t)(B * H * T * T)),
                    .probs = kt_doubles((size_t)(B * H * T * T))};
     reference(&a);
     double errors[4] = {kt_error(r.out, a.out), kt_error(r.scores, a.scores), kt_error(r.probs, a.probs), 0};
@@ -164,14 +181,19 @@ static void check(const oht_assoc *as, int64_t B, int64_t T, int64_t H, int64_t 
     for (int i = 0; i < 4; i++)
         if (!(errors[i] <= tolerance))
             fail_msg("f %d%s causal %d mask %d p %.1f B %d T %d H %d D %d: %s off by %.2g", (int)as->f.kind,
-                     as->f.clipped ? " clipped" : "", as->causal, (int)mask, (double)as->drop.p, (int)B, (int)T, (int)H, (int)D,
-                     (const char *[]){"out", "scores", "probs", "gradient"}[i], errors[i]);
+                     as->f.clipped ? " clipped" : "", as->causal, (int)mask, (double)as->drop.p, (int)B,
+                     (int)T, (int)H, (int)D, (const char *[]){"out", "scores", "probs", "gradient"}[i],
+                     errors[i]);
     kt_reset();
 }
 
 static oht_assoc assoc(int f, bool causal, int64_t H, int64_t D, float p) {
-    return (oht_assoc){.f = every_f[f], .beta = 1.0f / sqrtf((float)D), .causal = causal, .heads = (int)H,
-                       .drop = {.seed = 0x123456789abcdefull, .step = 7, .site = 3, .sample0 = 5, .stride = 2, .p = p}};
+    return (oht_assoc){
+        .f = every_f[f],
+        .beta = 1.0f / sqrtf((float)D),
+        .causal = causal,
+        .heads = (int)H,
+        .drop = {.seed = 0x123456789abcdefull, .step = 7, .site = 3, .sample0 = 5, .stride = 2, .p = p}};
 }
 
 static void every_combination(void **state) {
@@ -185,7 +207,8 @@ static void every_combination(void **state) {
 
 static void awkward_shapes(void **state) {
     (void)state;
-    static const int64_t shape[][4] = {{3, 1, 1, 2}, {1, 65, 1, 4}, {1, 64, 3, 1}, {3, 130, 1, 5}, {2, 33, 2, 7}, {1, 200, 1, 16}};
+    static const int64_t shape[][4] = {{3, 1, 1, 2},   {1, 65, 1, 4}, {1, 64, 3, 1},
+                                       {3, 130, 1, 5}, {2, 33, 2, 7}, {1, 200, 1, 16}};
     for (int s = 0; s < 6; s++)
         for (int f = 0; f < FUNCTIONS; f++) {
             const int64_t *n = shape[s];
@@ -203,7 +226,8 @@ static void huge_scores(void **state) {
             oht_assoc as = assoc(f, false, 1, 4, 0.0f);
             check(&as, 1, 9, 1, 4, FULL, sigma[i], false, 30, 1e-6 * (double)(sigma[i] * sigma[i]));
         }
-    for (int f = 0; f < FUNCTIONS; f++) { // 1e38 and its opposite: scores overflow to inf or are MIN-like; nothing may hang
+    for (int f = 0; f < FUNCTIONS;
+         f++) { // 1e38 and its opposite: scores overflow to inf or are MIN-like; nothing may hang
         oht_backend *be = kt_backend();
         oht_assoc as = assoc(f, false, 1, 1, 0.0f);
         oht_tensor qkv = kt_zeros(1, 4, 3, 0), out = kt_zeros(1, 4, 1, 0), row = kt_zeros(1, 1, 4, 0);
@@ -212,7 +236,8 @@ static void huge_scores(void **state) {
             oht_f32(qkv)[3 * j + 1] = j == 0 ? 0.0f : -3e38f;
             oht_f32(qkv)[3 * j + 2] = 1.0f + (float)j;
         }
-        be->attention_fwd(be, out, row, qkv, OHT_NO_TENSOR, &as, NULL, kt_scratch(be->attention_fwd_scratch(be, 1, 4, 1, &as)));
+        be->attention_fwd(be, out, row, qkv, OHT_NO_TENSOR, &as, NULL,
+                          kt_scratch(be->attention_fwd_scratch(be, 1, 4, 1, &as)));
         double p = f == 1 ? 0.5 : f == 5 ? 0.5 * 1.025 - 0.025 : f == 7 ? 0.65 : 1.0;
         double rest = f == 6 ? 0.02 * (2.0 + 3.0 + 4.0) : 0.0; // gamma > 0 lifts keys of weight zero
         assert_true(fabs((double)oht_f32(out)[2] - p - rest) <= 1e-6);
@@ -227,9 +252,11 @@ static void nan_shows(void **state) {
         for (int all = 0; all < 2; all++) {
             oht_backend *be = kt_backend();
             oht_assoc as = assoc(f, false, 1, 2, 0.0f);
-            oht_tensor qkv = kt_normal(1, 1.0f, 1, 5, 6, 0), out = kt_zeros(1, 5, 2, 0), row = kt_zeros(1, 1, 5, 0);
+            oht_tensor qkv = kt_normal(1, 1.0f, 1, 5, 6, 0), out = kt_zeros(1, 5, 2, 0),
+                       row = kt_zeros(1, 1, 5, 0);
             oht_f32(qkv)[all ? 0 : 2] = NAN; // the whole first row of scores, or its first element
-            be->attention_fwd(be, out, row, qkv, OHT_NO_TENSOR, &as, NULL, kt_scratch(be->attention_fwd_scratch(be, 1, 5, 2, &as)));
+            be->attention_fwd(be, out, row, qkv, OHT_NO_TENSOR, &as, NULL,
+                              kt_scratch(be->attention_fwd_scratch(be, 1, 5, 2, &as)));
             assert_true(isnan(oht_f32(out)[0]));
             kt_reset();
         }
@@ -256,7 +283,8 @@ static void determinism(void **state) {
                 if (fresh && threads > 1) { // other order of summation: close, not equal
                     double worst = 0.0;
                     for (size_t i = 0; i < bytes / 4; i++)
-                        worst = fmax(worst, fabs((double)oht_f32(r.dqkv)[i] - (double)((float *)(void *)first)[i]));
+                        worst = fmax(worst,
+                                     fabs((double)oht_f32(r.dqkv)[i] - (double)((float *)(void *)first)[i]));
                     assert_true(worst <= 1e-5);
                 }
                 if (fresh)
@@ -270,7 +298,8 @@ static void determinism(void **state) {
     omp_set_num_threads(before);
 }
 
-// More threads than heads: ranges of queries, with adding and with fewer samples than the scratch was asked for.
+// More threads than heads: ranges of queries, with adding and with fewer samples than the scratch was asked
+// for.
 static void split_heads(void **state) {
     (void)state;
     int before = omp_get_max_threads();

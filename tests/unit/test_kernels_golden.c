@@ -1,9 +1,10 @@
-// CPU kernels against golden vectors (float64 implementation of the formulas) and the extreme rows of the specification.
+// CPU kernels against golden vectors (float64 implementation of the formulas) and the extreme rows of the
+// specification.
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,9 +39,10 @@ static oht_assoc_spec spec_of(const char *name, double gamma, double zeta) {
     return (oht_assoc_spec){OHT_SOFTMAX, false, 0, 1};
 }
 
-// y = f(x) and dx for upstream g, through attention with one head of width one: q = 1, k = x, v = g, dout = 1 at query 0.
-static void through_attention(const oht_assoc_spec *f, const double *x, const double *g, int64_t n, const uint8_t *mask,
-                              float *y, float *dx) {
+// y = f(x) and dx for upstream g, through attention with one head of width one: q = 1, k = x, v = g, dout = 1
+// at query 0.
+static void through_attention(const oht_assoc_spec *f, const double *x, const double *g, int64_t n,
+                              const uint8_t *mask, float *y, float *dx) {
     oht_backend *be = kt_backend();
     oht_assoc as = {.f = *f, .beta = 1.0f, .causal = false, .heads = 1};
     oht_tensor qkv = kt_zeros(1, n, 3, 0), out = kt_zeros(1, n, 1, 0), row = kt_zeros(1, 1, n, 0);
@@ -54,7 +56,8 @@ static void through_attention(const oht_assoc_spec *f, const double *x, const do
     oht_tensor visible = mask ? kt_bytes(mask, 1, n) : OHT_NO_TENSOR;
     oht_attention_inner inner = {.scores = OHT_NO_TENSOR, .probs = probs};
     kt_poison(out), kt_poison(row), kt_poison(probs), kt_poison(dqkv);
-    be->attention_fwd(be, out, row, qkv, visible, &as, &inner, kt_scratch(be->attention_fwd_scratch(be, 1, n, 1, &as)));
+    be->attention_fwd(be, out, row, qkv, visible, &as, &inner,
+                      kt_scratch(be->attention_fwd_scratch(be, 1, n, 1, &as)));
     be->attention_bwd(be, dqkv, dout, out, row, qkv, visible, &as, false,
                       kt_scratch(be->attention_bwd_scratch(be, 1, n, 1, &as)));
     for (int64_t j = 0; j < n; j++) {
@@ -65,7 +68,8 @@ static void through_attention(const oht_assoc_spec *f, const double *x, const do
 
 static void assert_close(const float *a, const double *b, int64_t n, double tolerance) {
     for (int64_t i = 0; i < n; i++)
-        if (!(fabs((double)a[i] - b[i]) <= tolerance)) fail_msg("element %d: %.9g, expected %.9g", (int)i, (double)a[i], b[i]);
+        if (!(fabs((double)a[i] - b[i]) <= tolerance))
+            fail_msg("element %d: %.9g, expected %.9g", (int)i, (double)a[i], b[i]);
 }
 
 static void row_functions(void **state) {
@@ -79,14 +83,16 @@ static void row_functions(void **state) {
         float y[8], dx[8];
         if (strncmp(name, "extreme_", 8) != 0) {
             bool clipped = json_object_get(item, "gamma") != NULL;
-            oht_assoc_spec f = spec_of(name, clipped ? golden_number(item, "gamma") : 0, clipped ? golden_number(item, "zeta") : 1);
+            oht_assoc_spec f = spec_of(name, clipped ? golden_number(item, "gamma") : 0,
+                                       clipped ? golden_number(item, "zeta") : 1);
             double *want_y = golden_doubles(item, "y", NULL), *want_dx = golden_doubles(item, "dx", NULL);
             through_attention(&f, x, g, (int64_t)n, NULL, y, dx);
             assert_close(y, want_y, (int64_t)n, 2e-7);
             assert_close(dx, want_dx, (int64_t)n, 3e-7);
             free(want_y), free(want_dx);
             plain++;
-        } else { // minus infinity stands for a masked key, and so does the most negative float where vanilla is concerned
+        } else { // minus infinity stands for a masked key, and so does the most negative float where vanilla
+                 // is concerned
             uint8_t mask[8];
             bool any = false, lowest = strcmp(name, "extreme_all_masked") == 0;
             double largest = 0.0; // p = exp(s - L) with s and L rounded to float: error of p grows with |s|
@@ -97,7 +103,8 @@ static void row_functions(void **state) {
                 if (fabs(x[j]) < 1e30 && fabs(x[j]) > largest) largest = fabs(x[j]);
             }
             double tolerance = 2e-7 + 6e-8 * largest;
-            double *want = golden_doubles(item, "softmax1", NULL), *want_dx = golden_doubles(item, "softmax1_dx", NULL);
+            double *want = golden_doubles(item, "softmax1", NULL),
+                   *want_dx = golden_doubles(item, "softmax1_dx", NULL);
             oht_assoc_spec f = {OHT_SOFTMAX1, false, 0, 1};
             through_attention(&f, x, g, (int64_t)n, any ? mask : NULL, y, dx);
             assert_close(y, want, (int64_t)n, 1e-7);
@@ -106,7 +113,8 @@ static void row_functions(void **state) {
             want = golden_doubles(item, "vanilla", NULL), want_dx = golden_doubles(item, "vanilla_dx", NULL);
             f.kind = OHT_SOFTMAX;
             through_attention(&f, x, g, (int64_t)n, any ? mask : NULL, y, dx);
-            if (!lowest) assert_close(y, want, (int64_t)n, 1e-7), assert_close(dx, want_dx, (int64_t)n, tolerance);
+            if (!lowest)
+                assert_close(y, want, (int64_t)n, 1e-7), assert_close(dx, want_dx, (int64_t)n, tolerance);
             free(want), free(want_dx);
             if (lowest) { // really masked: nothing under every f
                 static const oht_assoc_kind kind[] = {OHT_SOFTMAX, OHT_SOFTMAX1, OHT_ENTMAX15, OHT_SPARSEMAX};
@@ -135,8 +143,11 @@ static void full_attention(void **state) {
         const json_t *item = golden_at(group, c);
         const char *name = golden_string(item, "fn");
         enum { T = 4, D = 3 };
-        oht_assoc as = {.f = spec_of(strncmp(name, "clipped", 7) == 0 ? name : name, -0.025, strstr(name, "1.1") ? 1.1 : 1.0),
-                        .beta = 1.0f / sqrtf(3.0f), .causal = json_is_true(golden_get(item, "causal")), .heads = 1};
+        oht_assoc as = {.f = spec_of(strncmp(name, "clipped", 7) == 0 ? name : name, -0.025,
+                                     strstr(name, "1.1") ? 1.1 : 1.0),
+                        .beta = 1.0f / sqrtf(3.0f),
+                        .causal = json_is_true(golden_get(item, "causal")),
+                        .heads = 1};
         oht_tensor qkv = kt_zeros(1, T, 3 * D, 0), out = kt_zeros(1, T, D, 0), row = kt_zeros(1, 1, T, 0);
         oht_tensor probs = kt_zeros(1, 1, T, T), dqkv = kt_zeros(1, T, 3 * D, 0);
         const char *part[] = {"Q", "K", "V"}, *grad[] = {"dQ", "dK", "dV"};
@@ -149,7 +160,8 @@ static void full_attention(void **state) {
             }
             free(x), free(dx);
         }
-        double *u = golden_doubles(item, "dO", NULL), *o = golden_doubles(item, "O", NULL), *P = golden_doubles(item, "P", NULL);
+        double *u = golden_doubles(item, "dO", NULL), *o = golden_doubles(item, "O", NULL),
+               *P = golden_doubles(item, "P", NULL);
         oht_tensor dout = kt_from(u, 1, T, D, 0);
         oht_attention_inner inner = {.scores = OHT_NO_TENSOR, .probs = probs};
         kt_poison(dqkv), kt_poison(probs), kt_poison(out);
@@ -181,12 +193,15 @@ static void gates(void **state) {
         const char *kind = golden_string(item, "kind");
         enum { B = 2, T = 3, H = 2, D = 8, C = H * D };
         bool pooled = json_is_true(golden_get(item, "per_head_pooled")), uncond = strcmp(kind, "uncond") == 0;
-        oht_gate gate = {.heads = H, .scale = (float)golden_number(item, "scale"),
-                         .kind = uncond ? OHT_GATE_UNCONDITIONAL_PER_HEAD
-                                 : pooled ? OHT_GATE_CONDITIONAL_PER_HEAD : OHT_GATE_CONDITIONAL_PER_TOKEN,
+        oht_gate gate = {.heads = H,
+                         .scale = (float)golden_number(item, "scale"),
+                         .kind = uncond   ? OHT_GATE_UNCONDITIONAL_PER_HEAD
+                                 : pooled ? OHT_GATE_CONDITIONAL_PER_HEAD
+                                          : OHT_GATE_CONDITIONAL_PER_TOKEN,
                          .form = strcmp(kind, "mlp") == 0    ? OHT_GATE_MLP
                                  : strcmp(kind, "mlp2") == 0 ? OHT_GATE_MLP2
-                                 : strcmp(kind, "all") == 0  ? OHT_GATE_ALL_FEATURES : OHT_GATE_LINEAR};
+                                 : strcmp(kind, "all") == 0  ? OHT_GATE_ALL_FEATURES
+                                                             : OHT_GATE_LINEAR};
         int64_t m = gate.form == OHT_GATE_MLP ? D / 4 : D;
         oht_tensor w[4] = {0}, dw[4] = {0};
         if (uncond) {
@@ -194,7 +209,8 @@ static void gates(void **state) {
         } else if (gate.form == OHT_GATE_LINEAR || gate.form == OHT_GATE_ALL_FEATURES) {
             w[0] = kt_zeros(H, gate.form == OHT_GATE_LINEAR ? D : C, 0, 0), w[1] = kt_zeros(H, 0, 0, 0);
         } else {
-            w[0] = kt_zeros(H, m, D, 0), w[1] = kt_zeros(H, m, 0, 0), w[2] = kt_zeros(H, m, 0, 0), w[3] = kt_zeros(H, 0, 0, 0);
+            w[0] = kt_zeros(H, m, D, 0), w[1] = kt_zeros(H, m, 0, 0), w[2] = kt_zeros(H, m, 0, 0),
+            w[3] = kt_zeros(H, 0, 0, 0);
         }
         for (int i = 0; i < 4; i++) {
             if (!w[i].data) continue;
@@ -206,7 +222,8 @@ static void gates(void **state) {
         if (!isnan(init))
             for (int h = 0; h < H; h++) oht_f32(w[1])[h] = (float)-log(1.0 / init - 1.0);
         float fill[B * T * C];
-        oht_tensor x = kt_zeros(B, T, C, 0), ctx = kt_zeros(B, T, C, 0), u = kt_zeros(B, T, C, 0), out = kt_zeros(B, T, C, 0);
+        oht_tensor x = kt_zeros(B, T, C, 0), ctx = kt_zeros(B, T, C, 0), u = kt_zeros(B, T, C, 0),
+                   out = kt_zeros(B, T, C, 0);
         oht_tensor dx = kt_zeros(B, T, C, 0), dctx = kt_zeros(B, T, C, 0);
         golden_fill(oht_f32(x), B * T * C, 1);
         golden_fill(fill, B * T * C, 2), heads_inside(oht_f32(ctx), fill, B, H, T, D);
@@ -236,7 +253,10 @@ static void gates(void **state) {
         json_t *value;
         int seen = 0;
         static const char *names[4][4] = {{"w", "b"}, {"w1", "b1", "w2", "b2"}, {"W", "b"}, {"a"}};
-        const char *const *mine = names[uncond ? 3 : gate.form == OHT_GATE_LINEAR ? 0 : gate.form == OHT_GATE_ALL_FEATURES ? 2 : 1];
+        const char *const *mine = names[uncond                               ? 3
+                                        : gate.form == OHT_GATE_LINEAR       ? 0
+                                        : gate.form == OHT_GATE_ALL_FEATURES ? 2
+                                                                             : 1];
         json_object_foreach((json_t *)(uintptr_t)grads, key, value) {
             oht_tensor got = OHT_NO_TENSOR;
             if (strcmp(key, "X") == 0) got = dx;
@@ -273,7 +293,8 @@ static void moments(void **state) {
     const json_t *group = golden_get(*state, "kurtosis");
     size_t n;
     float *x = golden_floats(group, "x", &n);
-    double *kappa = golden_doubles(group, "population_kurtosis_noeps", NULL), *inf = golden_doubles(group, "inf_norm", NULL);
+    double *kappa = golden_doubles(group, "population_kurtosis_noeps", NULL),
+           *inf = golden_doubles(group, "inf_norm", NULL);
     double *far = golden_doubles(group, "n_over_6sigma", NULL);
     oht_moments m[5];
     be->moments(be, x, 5, 8, m);
@@ -307,9 +328,11 @@ static void gelu(void **state) {
     oht_backend *be = kt_backend();
     const json_t *group = golden_get(*state, "gelu_exact");
     size_t n;
-    double *x = golden_doubles(group, "x", &n), *y = golden_doubles(group, "y", NULL), *d = golden_doubles(group, "dydx", NULL);
+    double *x = golden_doubles(group, "x", &n), *y = golden_doubles(group, "y", NULL),
+           *d = golden_doubles(group, "dydx", NULL);
     int64_t N = (int64_t)n;
-    oht_tensor in = kt_from(x, N, 1, 0, 0), w = kt_zeros(1, 1, 0, 0), out = kt_zeros(N, 1, 0, 0), pre = kt_zeros(N, 1, 0, 0);
+    oht_tensor in = kt_from(x, N, 1, 0, 0), w = kt_zeros(1, 1, 0, 0), out = kt_zeros(N, 1, 0, 0),
+               pre = kt_zeros(N, 1, 0, 0);
     oht_tensor dy = kt_zeros(N, 1, 0, 0), dx = kt_zeros(N, 1, 0, 0);
     oht_f32(w)[0] = 1.0f;
     for (int64_t i = 0; i < N; i++) oht_f32(dy)[i] = 1.0f;
@@ -330,9 +353,11 @@ static void layernorm(void **state) {
         double *beta = golden_doubles(group, "beta", NULL), *gy = golden_doubles(group, "gy", NULL);
         double *y = golden_doubles(group, "y", NULL), *dx = golden_doubles(group, "dx", NULL);
         double *dg = golden_doubles(group, "dgamma", NULL), *db = golden_doubles(group, "dbeta", NULL);
-        oht_tensor tx = kt_from(x, 2, 4, 0, 0), tg = kt_from(gamma, 4, 0, 0, 0), tb = kt_from(beta, 4, 0, 0, 0);
+        oht_tensor tx = kt_from(x, 2, 4, 0, 0), tg = kt_from(gamma, 4, 0, 0, 0),
+                   tb = kt_from(beta, 4, 0, 0, 0);
         oht_tensor ty = kt_zeros(2, 4, 0, 0), mean = kt_zeros(2, 0, 0, 0), rstd = kt_zeros(2, 0, 0, 0);
-        oht_tensor tdy = kt_from(gy, 2, 4, 0, 0), tdx = kt_zeros(2, 4, 0, 0), tdg = kt_zeros(4, 0, 0, 0), tdb = kt_zeros(4, 0, 0, 0);
+        oht_tensor tdy = kt_from(gy, 2, 4, 0, 0), tdx = kt_zeros(2, 4, 0, 0), tdg = kt_zeros(4, 0, 0, 0),
+                   tdb = kt_zeros(4, 0, 0, 0);
         kt_poison(ty), kt_poison(tdx), kt_poison(tdg), kt_poison(tdb);
         be->layernorm_fwd(be, ty, mean, rstd, tx, tg, tb, eps[c]);
         be->layernorm_bwd(be, tdx, tdg, tdb, tdy, tx, tg, mean, rstd, false, false,
@@ -351,12 +376,17 @@ static void adamw(void **state) {
     assert_int_equal(json_array_size(group), 3);
     for (size_t c = 0; c < 3; c++) {
         const json_t *item = golden_at(group, c);
-        float *p = golden_floats(item, "p0", NULL), *g = golden_floats(item, "grads", NULL), m[3] = {0}, v[3] = {0};
+        float *p = golden_floats(item, "p0", NULL), *g = golden_floats(item, "grads", NULL), m[3] = {0},
+              v[3] = {0};
         double *want = golden_doubles(item, "p_after", NULL);
         for (int step = 0; step < 3; step++) {
-            oht_adamw opt = {.lr = (float)golden_number(item, "lr"), .beta1 = (float)golden_number(item, "beta1"),
-                             .beta2 = (float)golden_number(item, "beta2"), .eps = (float)golden_number(item, "eps"),
-                             .weight_decay = (float)golden_number(item, "wd"), .step = step + 1, .grad_scale = 0.5f};
+            oht_adamw opt = {.lr = (float)golden_number(item, "lr"),
+                             .beta1 = (float)golden_number(item, "beta1"),
+                             .beta2 = (float)golden_number(item, "beta2"),
+                             .eps = (float)golden_number(item, "eps"),
+                             .weight_decay = (float)golden_number(item, "wd"),
+                             .step = step + 1,
+                             .grad_scale = 0.5f};
             for (int i = 0; i < 3; i++) g[3 * step + i] *= 2.0f; // undone by grad_scale
             be->adamw(be, p, g + 3 * step, m, v, 3, &opt);
             assert_close(p, want + 3 * step, 3, 3e-7);
