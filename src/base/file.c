@@ -1,5 +1,5 @@
-// Plain files that appear whole or not at all: PATH.tmp, fsync, rename, fsync of the folder. A reader, or a restart after
-// a kill, sees the old file or the new one, never a part.
+// Plain files that appear whole or not at all: PATH.tmp, fsync, rename, fsync of the folder. A reader, or a
+// restart after a kill, sees the old file or the new one, never a part.
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -89,7 +89,8 @@ oht_status oht_file_replace(const char *path, const void *bytes, size_t n) {
 oht_status oht_make_folder(const char *path) {
     char part[PATH_MAX];
     size_t n = strlen(path);
-    if (n == 0 || n >= sizeof(part)) return oht_file_error(path, "create the folder", n ? ENAMETOOLONG : ENOENT);
+    if (n == 0 || n >= sizeof(part))
+        return oht_file_error(path, "create the folder", n ? ENAMETOOLONG : ENOENT);
     memcpy(part, path, n + 1);
     for (size_t i = 1; i <= n; i++) {
         if (part[i] != '/' && part[i] != '\0') continue;

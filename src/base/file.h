@@ -10,7 +10,8 @@
 oht_status oht_file_error(const char *path, const char *doing, int error);
 // Opens a fresh temporary file for reading and writing.
 OHT_CHECKED oht_status oht_file_tmp_open(const char *tmp, int *fd);
-// fsync, close (*fd becomes -1), rename to path, fsync of the folder. On failure tmp is gone and path is as it was.
+// fsync, close (*fd becomes -1), rename to path, fsync of the folder. On failure tmp is gone and path is as
+// it was.
 OHT_CHECKED oht_status oht_file_tmp_finish(const char *tmp, const char *path, int *fd);
 // Writes all bytes at offset; 0 or errno.
 int oht_file_write_all(int fd, const void *bytes, size_t n, int64_t offset);

@@ -1,8 +1,9 @@
-// HDF5 file driver for files being written, on disk or in memory. HDF5 1.10 cannot live through a failed write: H5Fclose then keeps the file,
-// and the library crashes at exit (seen with a full disk and with a file size limit). So this driver never reports one.
-// It remembers the first errno in the sink, writes nothing more, and lets HDF5 close its books in peace: what HDF5 still
-// writes of its own structures is kept in memory and read back from there. The wrapper looks at sink.error.
-// Files in memory do not use HDF5's core driver: H5Fget_file_image spoils the checksum of the latest format (1.10.8).
+// HDF5 file driver for files being written, on disk or in memory. HDF5 1.10 cannot live through a failed
+// write: H5Fclose then keeps the file, and the library crashes at exit (seen with a full disk and with a file
+// size limit). So this driver never reports one. It remembers the first errno in the sink, writes nothing
+// more, and lets HDF5 close its books in peace: what HDF5 still writes of its own structures is kept in
+// memory and read back from there. The wrapper looks at sink.error. Files in memory do not use HDF5's core
+// driver: H5Fget_file_image spoils the checksum of the latest format (1.10.8).
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
@@ -106,7 +107,8 @@ static int resize_memory(oht_h5_sink *sink, size_t n) {
     if (n > sink->capacity) {
         size_t wanted = sink->capacity ? sink->capacity : 1 << 20;
         while (wanted < n) wanted *= 2;
-        if (oht_grow((void **)&sink->bytes, sink->n, wanted, 1, "HDF5 file in memory") != OHT_OK) return ENOMEM;
+        if (oht_grow((void **)&sink->bytes, sink->n, wanted, 1, "HDF5 file in memory") != OHT_OK)
+            return ENOMEM;
         sink->capacity = wanted;
     }
     if (n < sink->n) memset(sink->bytes + n, 0, sink->n - n);
@@ -126,7 +128,8 @@ static herr_t driver_write(H5FD_t *pub, H5FD_mem_t type, hid_t dxpl, haddr_t at,
     driver_file *file = (driver_file *)pub;
     if (at + n > file->eof) file->eof = at + n;
     if (!file->sink->error) file->sink->error = sink_write(file->sink, in, n, at);
-    if (!file->sink->error || type == H5FD_MEM_DRAW) return 0; // lost data is not read again, structures may be
+    if (!file->sink->error || type == H5FD_MEM_DRAW)
+        return 0; // lost data is not read again, structures may be
     late *l;
     if (oht_alloc((void **)&l, 1, sizeof(*l) + n, "HDF5 structures") != OHT_OK) return 0;
     l->at = at;

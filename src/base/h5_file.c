@@ -66,7 +66,8 @@ void oht_h5_forget(oht_h5 *file, const char *name) {
 void oht_h5_close(oht_h5 *file) {
     if (!file) return;
     oht_h5_lock();
-    if (file->mode != OHT_H5_READ && !file->sink.error) file->sink.error = ECANCELED; // closing writes nothing more
+    if (file->mode != OHT_H5_READ && !file->sink.error)
+        file->sink.error = ECANCELED; // closing writes nothing more
     oht_h5_forget(file, NULL);
     if (file->id >= 0) H5Fclose(file->id);
     if (file->driver >= 0) H5FDunregister(file->driver);
@@ -96,7 +97,8 @@ static void open_sink(oht_h5 *file, bool fresh) {
     if (oht_h5_driver_use(fapl, file->driver, &file->sink) >= 0) {
         hid_t fcpl = H5Pcreate(H5P_FILE_CREATE);
         H5Pset_obj_track_times(fcpl, 0); // of the root group: same input, same bytes
-        file->id = fresh ? H5Fcreate(file->tmp, H5F_ACC_TRUNC, fcpl, fapl) : H5Fopen(file->tmp, H5F_ACC_RDWR, fapl);
+        file->id =
+            fresh ? H5Fcreate(file->tmp, H5F_ACC_TRUNC, fcpl, fapl) : H5Fopen(file->tmp, H5F_ACC_RDWR, fapl);
         H5Pclose(fcpl);
     }
     H5Pclose(fapl);
@@ -111,7 +113,8 @@ oht_status oht_h5_create(oht_h5 **out, const char *path) {
         oht_h5_lock();
         open_sink(file, true);
         oht_h5_unlock();
-        if (file->id < 0) status = oht_error_set(OHT_INTERNAL, __FILE__, __LINE__, "%s: HDF5 cannot create a file", path);
+        if (file->id < 0)
+            status = oht_error_set(OHT_INTERNAL, __FILE__, __LINE__, "%s: HDF5 cannot create a file", path);
     }
     if (status != OHT_OK) {
         oht_h5_close(file);
@@ -138,15 +141,18 @@ oht_status oht_h5_create_memory(oht_h5 **out, const char *path) {
 
 static oht_status not_hdf5(const char *path, int64_t bytes, bool signature) {
     if (!signature)
-        OHT_FAIL(OHT_DATA, "%s: not an HDF5 file (%lld bytes)\nfix: make it with ohtrain prepare, or name another file", path,
-                 (long long)bytes);
-    OHT_FAIL(OHT_DATA, "%s: damaged HDF5 file, perhaps cut off (%lld bytes)\nfix: copy or make it again", path, (long long)bytes);
+        OHT_FAIL(OHT_DATA,
+                 "%s: not an HDF5 file (%lld bytes)\nfix: make it with ohtrain prepare, or name another file",
+                 path, (long long)bytes);
+    OHT_FAIL(OHT_DATA, "%s: damaged HDF5 file, perhaps cut off (%lld bytes)\nfix: copy or make it again",
+             path, (long long)bytes);
 }
 
 static oht_status file_size(const char *path, int64_t *bytes) {
     struct stat info;
     if (stat(path, &info) != 0) return oht_file_error(path, "open", errno);
-    if (!S_ISREG(info.st_mode)) OHT_FAIL(OHT_DATA, "%s: not a regular file", path); // a pipe would block for ever
+    if (!S_ISREG(info.st_mode))
+        OHT_FAIL(OHT_DATA, "%s: not a regular file", path); // a pipe would block for ever
     if (access(path, R_OK) != 0) return oht_file_error(path, "read", errno);
     *bytes = info.st_size;
     return OHT_OK;
@@ -237,20 +243,22 @@ fail:
     return status;
 }
 
-// Closing and opening again is what makes the bytes those of a finished file: while it is open, the latest format marks
-// a file as being written, and readers refuse it.
+// Closing and opening again is what makes the bytes those of a finished file: while it is open, the latest
+// format marks a file as being written, and readers refuse it.
 static oht_status finish_memory(oht_h5 *file) {
     oht_h5_forget(file, NULL);
     bool good = H5Fclose(file->id) >= 0;
     file->id = -1;
     if (file->sink.error) return oht_h5_write_failed(file, "/", "update");
     open_sink(file, false);
-    if (!good || file->id < 0) OHT_FAIL(OHT_INTERNAL, "%s: HDF5 cannot update the file in memory", file->path);
+    if (!good || file->id < 0)
+        OHT_FAIL(OHT_INTERNAL, "%s: HDF5 cannot update the file in memory", file->path);
     return OHT_OK;
 }
 
 oht_status oht_h5_publish(oht_h5 *file) {
-    if (file->mode != OHT_H5_MEMORY || file->id < 0) OHT_FAIL(OHT_INTERNAL, "%s: only files in memory are published", file->path);
+    if (file->mode != OHT_H5_MEMORY || file->id < 0)
+        OHT_FAIL(OHT_INTERNAL, "%s: only files in memory are published", file->path);
     oht_h5_lock();
     oht_status status = finish_memory(file);
     oht_h5_unlock();
@@ -261,7 +269,8 @@ oht_status oht_h5_publish(oht_h5 *file) {
 
 oht_status oht_h5_commit(oht_h5 *file) {
     oht_status status = OHT_OK;
-    if (file->mode != OHT_H5_CREATE) OHT_FAIL_GOTO(status, OHT_INTERNAL, done, "%s: only created files are committed", file->path);
+    if (file->mode != OHT_H5_CREATE)
+        OHT_FAIL_GOTO(status, OHT_INTERNAL, done, "%s: only created files are committed", file->path);
     oht_h5_lock();
     oht_h5_forget(file, NULL);
     bool good = H5Fflush(file->id, H5F_SCOPE_LOCAL) >= 0;

@@ -1,5 +1,6 @@
-// Parts of the HDF5 wrapper that its files share (h5_driver.c, h5_file.c, h5_check.c, h5_read.c, h5_write.c). Functions
-// here expect the library's lock to be held: HDF5 is not thread-safe, and a loader thread reads while the main thread writes.
+// Parts of the HDF5 wrapper that its files share (h5_driver.c, h5_file.c, h5_check.c, h5_read.c, h5_write.c).
+// Functions here expect the library's lock to be held: HDF5 is not thread-safe, and a loader thread reads
+// while the main thread writes.
 #pragma once
 
 #include <hdf5.h>
@@ -7,16 +8,16 @@
 #include "oht/h5.h"
 
 enum {
-    OHT_H5_SLOTS = 4,             // datasets kept open per file: checks are paid once, not per read
-    OHT_H5_MAX_CHUNK = 64 << 20,  // bytes; a chunk is allocated whole when read
+    OHT_H5_SLOTS = 4, // datasets kept open per file: checks are paid once, not per read
+    OHT_H5_MAX_CHUNK = 64 << 20, // bytes; a chunk is allocated whole when read
     OHT_H5_MAX_STRINGS = 1 << 20, // in one dataset
-    OHT_H5_MAX_TEXT = 256 << 20   // bytes of text read at once
+    OHT_H5_MAX_TEXT = 256 << 20 // bytes of text read at once
 };
 
-// Where a file that is written goes: a descriptor, or memory. The first failed write is remembered here and nothing is
-// written after it (h5_driver.c).
+// Where a file that is written goes: a descriptor, or memory. The first failed write is remembered here and
+// nothing is written after it (h5_driver.c).
 typedef struct oht_h5_sink {
-    int fd;    // -1 = memory
+    int fd; // -1 = memory
     int error; // errno, 0 = fine
     unsigned char *bytes;
     size_t n, capacity;
@@ -36,7 +37,7 @@ struct oht_h5 {
     hid_t driver; // of a file that is written
     oht_h5_mode mode;
     char *path, *tmp;
-    int64_t bytes;   // size on disk of what was opened; 0 for what we create ourselves
+    int64_t bytes; // size on disk of what was opened; 0 for what we create ourselves
     oht_h5_sink sink;
     oht_h5_slot slot[OHT_H5_SLOTS];
     uint64_t clock;
@@ -59,15 +60,15 @@ OHT_CHECKED oht_status oht_h5_check(oht_h5 *file, const char *name, hid_t datase
 // The dataset, opened and checked, kept open among the file's slots.
 OHT_CHECKED oht_status oht_h5_dataset(oht_h5 *file, const char *name, oht_h5_slot **out);
 void oht_h5_forget(oht_h5 *file, const char *name); // closes its slot; NULL: all slots
-hid_t oht_h5_file_type(oht_h5_type type);   // predefined, not to be closed
+hid_t oht_h5_file_type(oht_h5_type type); // predefined, not to be closed
 hid_t oht_h5_memory_type(oht_h5_type type); // the same
 const char *oht_h5_type_name(int type);
 size_t oht_h5_type_size(oht_h5_type type);
 // Whether every value of `from` can be held by `to` exactly.
 bool oht_h5_holds(oht_h5_type to, oht_h5_type from);
 // Rows [first, first + rows) as selections; both closed by the caller.
-OHT_CHECKED oht_status oht_h5_select(oht_h5 *file, const char *name, const oht_h5_slot *slot, int64_t first, int64_t rows,
-                                     hid_t *file_space, hid_t *memory_space);
+OHT_CHECKED oht_status oht_h5_select(oht_h5 *file, const char *name, const oht_h5_slot *slot, int64_t first,
+                                     int64_t rows, hid_t *file_space, hid_t *memory_space);
 
 // ---- h5_write.c
 // Error of a write that HDF5 refused: IO with the errno text where the disk is to blame.

@@ -20,8 +20,8 @@ static oht_status shape_of(oht_h5 *file, const char *name, int rank, int type, o
     oht_h5_slot *slot;
     OHT_TRY(oht_h5_dataset(file, name, &slot));
     if (type >= 0 && (int)slot->shape.type != type)
-        OHT_FAIL(OHT_DATA, "%s: %s holds %s, expected %s", file->path, name, oht_h5_type_name((int)slot->shape.type),
-                 oht_h5_type_name(type));
+        OHT_FAIL(OHT_DATA, "%s: %s holds %s, expected %s", file->path, name,
+                 oht_h5_type_name((int)slot->shape.type), oht_h5_type_name(type));
     if (rank >= 0 && slot->shape.rank != rank)
         OHT_FAIL(OHT_DATA, "%s: %s has %d axes, expected %d", file->path, name, slot->shape.rank, rank);
     *out = slot->shape;
@@ -35,12 +35,13 @@ oht_status oht_h5_shape_of(oht_h5 *file, const char *name, int rank, int type, o
     return status;
 }
 
-static oht_status read_rows(oht_h5 *file, const char *name, int64_t first, int64_t rows, oht_h5_type type, void *out) {
+static oht_status read_rows(oht_h5 *file, const char *name, int64_t first, int64_t rows, oht_h5_type type,
+                            void *out) {
     oht_h5_slot *slot;
     OHT_TRY(oht_h5_dataset(file, name, &slot));
     if (!oht_h5_holds(type, slot->shape.type))
-        OHT_FAIL(OHT_DATA, "%s: %s holds %s, expected %s", file->path, name, oht_h5_type_name((int)slot->shape.type),
-                 oht_h5_type_name((int)type));
+        OHT_FAIL(OHT_DATA, "%s: %s holds %s, expected %s", file->path, name,
+                 oht_h5_type_name((int)slot->shape.type), oht_h5_type_name((int)type));
     if (rows == 0) return OHT_OK;
     hid_t file_space, memory_space;
     OHT_TRY(oht_h5_select(file, name, slot, first, rows, &file_space, &memory_space));
@@ -48,19 +49,21 @@ static oht_status read_rows(oht_h5 *file, const char *name, int64_t first, int64
     H5Sclose(file_space);
     H5Sclose(memory_space);
     if (done < 0)
-        OHT_FAIL(OHT_DATA, "%s: rows %" PRId64 " to %" PRId64 " of %s cannot be read, %s", file->path, first, first + rows, name,
-                 damaged);
+        OHT_FAIL(OHT_DATA, "%s: rows %" PRId64 " to %" PRId64 " of %s cannot be read, %s", file->path, first,
+                 first + rows, name, damaged);
     return OHT_OK;
 }
 
-oht_status oht_h5_read(oht_h5 *file, const char *name, int64_t first, int64_t rows, oht_h5_type type, void *out) {
+oht_status oht_h5_read(oht_h5 *file, const char *name, int64_t first, int64_t rows, oht_h5_type type,
+                       void *out) {
     oht_h5_lock();
     oht_status status = read_rows(file, name, first, rows, type, out);
     oht_h5_unlock();
     return status;
 }
 
-// ---- strings ---------------------------------------------------------------------------------------------------------
+// ---- strings
+// ---------------------------------------------------------------------------------------------------------
 
 static void free_strings(char **text, int64_t n) {
     for (int64_t i = 0; text && i < n; i++) oht_free(text[i]);
@@ -68,8 +71,8 @@ static void free_strings(char **text, int64_t n) {
 }
 
 // Copies n variable-length strings (NULL is the empty one).
-static oht_status copy_variable(hid_t dataset, hid_t type, hid_t space, char **text, int64_t n, const char *path,
-                                const char *name) {
+static oht_status copy_variable(hid_t dataset, hid_t type, hid_t space, char **text, int64_t n,
+                                const char *path, const char *name) {
     hsize_t total = 0;
     if (n > 0 && (H5Dvlen_get_buf_size(dataset, type, space, &total) < 0 || total > OHT_H5_MAX_TEXT))
         OHT_FAIL(OHT_DATA, "%s: the strings of %s cannot be read, %s", path, name, damaged);
@@ -77,7 +80,8 @@ static oht_status copy_variable(hid_t dataset, hid_t type, hid_t space, char **t
     OHT_TRY(OHT_ALLOC(&raw, (size_t)n, "strings"));
     oht_status status = OHT_OK;
     if (H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, raw) < 0)
-        OHT_FAIL_GOTO(status, OHT_DATA, done, "%s: the strings of %s cannot be read, %s", path, name, damaged);
+        OHT_FAIL_GOTO(status, OHT_DATA, done, "%s: the strings of %s cannot be read, %s", path, name,
+                      damaged);
     for (int64_t i = 0; i < n; i++) OHT_TRY_GOTO(status, oht_strdup(&text[i], raw[i] ? raw[i] : ""), reclaim);
 reclaim:
     H5Dvlen_reclaim(type, space, H5P_DEFAULT, raw);
@@ -86,13 +90,15 @@ done:
     return status;
 }
 
-static oht_status copy_fixed(hid_t dataset, hid_t type, char **text, int64_t n, const char *path, const char *name) {
+static oht_status copy_fixed(hid_t dataset, hid_t type, char **text, int64_t n, const char *path,
+                             const char *name) {
     size_t size = H5Tget_size(type);
     char *raw;
     OHT_TRY(oht_alloc((void **)&raw, (size_t)n, size, "strings"));
     oht_status status = OHT_OK;
     if (H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, raw) < 0)
-        OHT_FAIL_GOTO(status, OHT_DATA, done, "%s: the strings of %s cannot be read, %s", path, name, damaged);
+        OHT_FAIL_GOTO(status, OHT_DATA, done, "%s: the strings of %s cannot be read, %s", path, name,
+                      damaged);
     for (int64_t i = 0; i < n; i++) {
         size_t length = strnlen(raw + (size_t)i * size, size);
         if (H5Tget_strpad(type) == H5T_STR_SPACEPAD)
@@ -109,8 +115,8 @@ static oht_status read_strings(oht_h5 *file, const char *name, char ***out, int6
     oht_h5_shape shape = {0};
     OHT_TRY(shape_of(file, name, 1, OHT_H5_STRING, &shape));
     if (shape.dim[0] > OHT_H5_MAX_STRINGS)
-        OHT_FAIL(OHT_DATA, "%s: %s has %" PRId64 " strings, at most %d are read", file->path, name, shape.dim[0],
-                 OHT_H5_MAX_STRINGS);
+        OHT_FAIL(OHT_DATA, "%s: %s has %" PRId64 " strings, at most %d are read", file->path, name,
+                 shape.dim[0], OHT_H5_MAX_STRINGS);
     oht_h5_slot *slot;
     OHT_TRY(oht_h5_dataset(file, name, &slot));
     char **text;
@@ -139,7 +145,8 @@ oht_status oht_h5_read_strings(oht_h5 *file, const char *name, char ***text, int
     return status;
 }
 
-// ---- listing ---------------------------------------------------------------------------------------------------------
+// ---- listing
+// ---------------------------------------------------------------------------------------------------------
 
 typedef struct listing {
     char **name;
@@ -151,7 +158,8 @@ static herr_t list_link(hid_t group, const char *name, const H5L_info_t *info, v
     (void)group;
     (void)info;
     listing *list = ctx;
-    list->status = list->n < OHT_H5_MAX_STRINGS ? OHT_RESERVE(&list->name, &list->capacity, list->n, "names") : OHT_DATA;
+    list->status =
+        list->n < OHT_H5_MAX_STRINGS ? OHT_RESERVE(&list->name, &list->capacity, list->n, "names") : OHT_DATA;
     if (list->status == OHT_OK) list->status = oht_strdup(&list->name[list->n], name);
     if (list->status != OHT_OK) return -1;
     list->n++;
@@ -162,7 +170,8 @@ static oht_status walk_members(oht_h5 *file, const char *group, const listing *l
                                oht_status (*visit)(void *ctx, const char *name), void *ctx) {
     for (size_t i = 0; i < list->n; i++) {
         char name[1024];
-        if (snprintf(name, sizeof(name), "%s/%s", strcmp(group, "/") == 0 ? "" : group, list->name[i]) >= (int)sizeof(name))
+        if (snprintf(name, sizeof(name), "%s/%s", strcmp(group, "/") == 0 ? "" : group, list->name[i]) >=
+            (int)sizeof(name))
             OHT_FAIL(OHT_DATA, "%s: a name in %s is too long", file->path, group);
         hid_t id;
         OHT_TRY(oht_h5_object(file, name, &id));
@@ -174,8 +183,11 @@ static oht_status walk_members(oht_h5 *file, const char *group, const listing *l
     return OHT_OK;
 }
 
-oht_status oht_h5_walk(oht_h5 *file, const char *group, int depth, oht_status (*visit)(void *ctx, const char *name), void *ctx) {
-    if (depth > 8) OHT_FAIL(OHT_DATA, "%s: groups nest deeper than 8 levels below %s", file->path, group); // or in a circle
+oht_status oht_h5_walk(oht_h5 *file, const char *group, int depth,
+                       oht_status (*visit)(void *ctx, const char *name), void *ctx) {
+    if (depth > 8)
+        OHT_FAIL(OHT_DATA, "%s: groups nest deeper than 8 levels below %s", file->path,
+                 group); // or in a circle
     hid_t id;
     OHT_TRY(oht_h5_object(file, group, &id));
     if (H5Iget_type(id) != H5I_GROUP) {
@@ -201,7 +213,8 @@ static oht_status collect(void *ctx, const char *name) {
     return OHT_OK;
 }
 
-oht_status oht_h5_each(oht_h5 *file, const char *group, oht_status (*visit)(void *ctx, const char *name), void *ctx) {
+oht_status oht_h5_each(oht_h5 *file, const char *group, oht_status (*visit)(void *ctx, const char *name),
+                       void *ctx) {
     listing list = {0};
     oht_h5_lock();
     oht_status status = oht_h5_walk(file, group, 0, collect, &list);
@@ -211,7 +224,8 @@ oht_status oht_h5_each(oht_h5 *file, const char *group, oht_status (*visit)(void
     return status;
 }
 
-// ---- attributes ------------------------------------------------------------------------------------------------------
+// ---- attributes
+// ------------------------------------------------------------------------------------------------------
 
 bool oht_h5_has(oht_h5 *file, const char *object, const char *attribute) {
     oht_h5_lock();
@@ -232,25 +246,30 @@ static oht_status open_attribute(oht_h5 *file, const char *object, const char *a
     *out = there ? H5Aopen(id, attribute, H5P_DEFAULT) : -1;
     H5Oclose(id);
     if (!there) OHT_FAIL(OHT_DATA, "%s: %s has no attribute %s", file->path, object, attribute);
-    if (*out < 0) OHT_FAIL(OHT_DATA, "%s: attribute %s of %s cannot be opened, %s", file->path, attribute, object, damaged);
+    if (*out < 0)
+        OHT_FAIL(OHT_DATA, "%s: attribute %s of %s cannot be opened, %s", file->path, attribute, object,
+                 damaged);
     hid_t space = H5Aget_space(*out);
     hssize_t n = H5Sget_simple_extent_npoints(space);
     H5Sclose(space);
     if (n != 1) {
         H5Aclose(*out);
-        OHT_FAIL(OHT_DATA, "%s: attribute %s of %s holds %lld values, expected one", file->path, attribute, object, (long long)n);
+        OHT_FAIL(OHT_DATA, "%s: attribute %s of %s holds %lld values, expected one", file->path, attribute,
+                 object, (long long)n);
     }
     return OHT_OK;
 }
 
-static oht_status read_text(oht_h5 *file, const char *object, const char *attribute, hid_t id, hid_t type, char **out) {
+static oht_status read_text(oht_h5 *file, const char *object, const char *attribute, hid_t id, hid_t type,
+                            char **out) {
     size_t size = H5Tget_size(type);
     if (H5Tget_class(type) != H5T_STRING || size > OHT_H5_MAX_CHUNK)
         OHT_FAIL(OHT_DATA, "%s: attribute %s of %s is not text", file->path, attribute, object);
     if (H5Tis_variable_str(type) > 0) {
         char *raw = NULL;
         if (H5Aread(id, type, &raw) < 0)
-            OHT_FAIL(OHT_DATA, "%s: attribute %s of %s cannot be read, %s", file->path, attribute, object, damaged);
+            OHT_FAIL(OHT_DATA, "%s: attribute %s of %s cannot be read, %s", file->path, attribute, object,
+                     damaged);
         oht_status status = oht_strdup(out, raw ? raw : "");
         if (raw) H5free_memory(raw);
         return status;
@@ -284,12 +303,13 @@ oht_status oht_h5_get_text(oht_h5 *file, const char *object, const char *attribu
     if (n < size) memcpy(out, text, n + 1);
     oht_free(text);
     if (n >= size)
-        OHT_FAIL(OHT_DATA, "%s: attribute %s of %s has %zu characters, at most %zu expected", file->path, attribute, object, n,
-                 size - 1);
+        OHT_FAIL(OHT_DATA, "%s: attribute %s of %s has %zu characters, at most %zu expected", file->path,
+                 attribute, object, n, size - 1);
     return OHT_OK;
 }
 
-static oht_status get_number(oht_h5 *file, const char *object, const char *attribute, H5T_class_t class, hid_t memory, void *out) {
+static oht_status get_number(oht_h5 *file, const char *object, const char *attribute, H5T_class_t class,
+                             hid_t memory, void *out) {
     hid_t id;
     OHT_TRY(open_attribute(file, object, attribute, &id));
     hid_t type = H5Aget_type(id);
@@ -303,7 +323,9 @@ static oht_status get_number(oht_h5 *file, const char *object, const char *attri
     if (!fits)
         OHT_FAIL(OHT_DATA, "%s: attribute %s of %s is not %s", file->path, attribute, object,
                  class == H5T_INTEGER ? "an integer of 64 bits" : "a number of 64 bits");
-    if (!good) OHT_FAIL(OHT_DATA, "%s: attribute %s of %s cannot be read, %s", file->path, attribute, object, damaged);
+    if (!good)
+        OHT_FAIL(OHT_DATA, "%s: attribute %s of %s cannot be read, %s", file->path, attribute, object,
+                 damaged);
     return OHT_OK;
 }
 

@@ -1,5 +1,5 @@
-// Writing of HDF5 files (include/oht/h5.h): datasets, rows, strings, attributes, dimension scales. No object times, so
-// that the same input gives the same bytes.
+// Writing of HDF5 files (include/oht/h5.h): datasets, rows, strings, attributes, dimension scales. No object
+// times, so that the same input gives the same bytes.
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -11,14 +11,16 @@
 #include "oht/memory.h"
 
 oht_status oht_h5_write_failed(oht_h5 *file, const char *name, const char *doing) {
-    if (file->sink.error == ENOMEM) OHT_FAIL(OHT_MEMORY, "%s: no memory left to keep the file in", file->path);
+    if (file->sink.error == ENOMEM)
+        OHT_FAIL(OHT_MEMORY, "%s: no memory left to keep the file in", file->path);
     if (file->sink.error) return oht_file_error(file->path, "write", file->sink.error);
     OHT_FAIL(OHT_INTERNAL, "%s: HDF5 cannot %s %s", file->path, doing, name);
 }
 
 // Files to write to; a created file whose disk is full takes nothing more.
 static oht_status writable(oht_h5 *file, const char *name) {
-    if (file->mode == OHT_H5_READ) OHT_FAIL(OHT_INTERNAL, "%s: opened for reading, %s cannot be written", file->path, name);
+    if (file->mode == OHT_H5_READ)
+        OHT_FAIL(OHT_INTERNAL, "%s: opened for reading, %s cannot be written", file->path, name);
     if (file->sink.error) return oht_h5_write_failed(file, name, "write");
     return OHT_OK;
 }
@@ -62,10 +64,12 @@ static void choose_chunk(const oht_h5_shape *shape, bool unlimited, hsize_t *chu
     chunk[0] = rows ? rows : 1;
 }
 
-static oht_status set_layout(oht_h5 *file, const char *name, const oht_h5_shape *shape, bool unlimited, bool checksum, hid_t dcpl) {
+static oht_status set_layout(oht_h5 *file, const char *name, const oht_h5_shape *shape, bool unlimited,
+                             bool checksum, hid_t dcpl) {
     hsize_t chunk[OHT_H5_RANK];
     H5Pset_obj_track_times(dcpl, 0);
-    if (!unlimited && (shape->dim[0] == 0 || (!checksum && shape->chunk[0] == 0))) return OHT_OK; // contiguous
+    if (!unlimited && (shape->dim[0] == 0 || (!checksum && shape->chunk[0] == 0)))
+        return OHT_OK; // contiguous
     if (shape->chunk[0] == 0) {
         choose_chunk(shape, unlimited, chunk);
     } else {
@@ -80,14 +84,17 @@ static oht_status set_layout(oht_h5 *file, const char *name, const oht_h5_shape 
     return OHT_OK;
 }
 
-static oht_status make(oht_h5 *file, const char *name, const oht_h5_shape *shape, bool unlimited, bool checksum) {
+static oht_status make(oht_h5 *file, const char *name, const oht_h5_shape *shape, bool unlimited,
+                       bool checksum) {
     OHT_TRY(writable(file, name));
     if (shape->rank < 1 || shape->rank > OHT_H5_RANK || shape->type == OHT_H5_STRING)
         OHT_FAIL(OHT_INTERNAL, "%s: %s cannot be made with %d axes of %s", file->path, name, shape->rank,
                  oht_h5_type_name((int)shape->type));
     hsize_t dim[OHT_H5_RANK], most[OHT_H5_RANK];
     for (int i = 0; i < shape->rank; i++) {
-        if (shape->dim[i] < (i > 0)) OHT_FAIL(OHT_INTERNAL, "%s: axis %d of %s has %" PRId64 " elements", file->path, i, name, shape->dim[i]);
+        if (shape->dim[i] < (i > 0))
+            OHT_FAIL(OHT_INTERNAL, "%s: axis %d of %s has %" PRId64 " elements", file->path, i, name,
+                     shape->dim[i]);
         dim[i] = (hsize_t)shape->dim[i];
         most[i] = unlimited && i == 0 ? H5S_UNLIMITED : dim[i];
     }
@@ -104,7 +111,8 @@ done:
     return status;
 }
 
-oht_status oht_h5_make(oht_h5 *file, const char *name, const oht_h5_shape *shape, bool unlimited, bool checksum) {
+oht_status oht_h5_make(oht_h5 *file, const char *name, const oht_h5_shape *shape, bool unlimited,
+                       bool checksum) {
     oht_h5_lock();
     oht_status status = make(file, name, shape, unlimited, checksum);
     oht_h5_unlock();
@@ -119,15 +127,17 @@ static oht_status set_rows(oht_h5 *file, const char *name, oht_h5_slot *slot, in
     return OHT_OK;
 }
 
-static oht_status write_rows(oht_h5 *file, const char *name, int64_t first, int64_t rows, oht_h5_type type, const void *data) {
+static oht_status write_rows(oht_h5 *file, const char *name, int64_t first, int64_t rows, oht_h5_type type,
+                             const void *data) {
     OHT_TRY(writable(file, name));
     oht_h5_slot *slot;
     OHT_TRY(oht_h5_dataset(file, name, &slot));
     if (!oht_h5_holds(slot->shape.type, type))
-        OHT_FAIL(OHT_INTERNAL, "%s: %s holds %s, %s were to be written", file->path, name, oht_h5_type_name((int)slot->shape.type),
-                 oht_h5_type_name((int)type));
+        OHT_FAIL(OHT_INTERNAL, "%s: %s holds %s, %s were to be written", file->path, name,
+                 oht_h5_type_name((int)slot->shape.type), oht_h5_type_name((int)type));
     if (rows == 0) return OHT_OK;
-    if (first >= 0 && rows > 0 && first + rows > slot->shape.dim[0]) OHT_TRY(set_rows(file, name, slot, first + rows));
+    if (first >= 0 && rows > 0 && first + rows > slot->shape.dim[0])
+        OHT_TRY(set_rows(file, name, slot, first + rows));
     hid_t file_space, memory_space;
     OHT_TRY(oht_h5_select(file, name, slot, first, rows, &file_space, &memory_space));
     herr_t done = H5Dwrite(slot->id, oht_h5_memory_type(type), memory_space, file_space, H5P_DEFAULT, data);
@@ -137,7 +147,8 @@ static oht_status write_rows(oht_h5 *file, const char *name, int64_t first, int6
     return OHT_OK;
 }
 
-oht_status oht_h5_write(oht_h5 *file, const char *name, int64_t first, int64_t rows, oht_h5_type type, const void *data) {
+oht_status oht_h5_write(oht_h5 *file, const char *name, int64_t first, int64_t rows, oht_h5_type type,
+                        const void *data) {
     oht_h5_lock();
     oht_status status = write_rows(file, name, first, rows, type, data);
     oht_h5_unlock();
@@ -199,10 +210,11 @@ oht_status oht_h5_write_strings(oht_h5 *file, const char *name, const char *cons
     return status;
 }
 
-// ---- attributes ------------------------------------------------------------------------------------------------------
+// ---- attributes
+// ------------------------------------------------------------------------------------------------------
 
-static oht_status set_attribute(oht_h5 *file, const char *object, const char *attribute, hid_t file_type, hid_t memory_type,
-                                const void *value) {
+static oht_status set_attribute(oht_h5 *file, const char *object, const char *attribute, hid_t file_type,
+                                hid_t memory_type, const void *value) {
     OHT_TRY(writable(file, object));
     if (strcmp(object, "/") != 0 && H5Lexists(file->id, object, H5P_DEFAULT) <= 0) {
         char group[1024]; // an attribute may be the first thing in its group
@@ -246,7 +258,8 @@ oht_status oht_h5_set_float(oht_h5 *file, const char *object, const char *attrib
     return status;
 }
 
-static oht_status attach_scale(oht_h5 *file, const char *dataset, int axis, const char *scale, const char *label) {
+static oht_status attach_scale(oht_h5 *file, const char *dataset, int axis, const char *scale,
+                               const char *label) {
     OHT_TRY(writable(file, dataset));
     hid_t d, s = -1;
     oht_status status;
@@ -263,7 +276,8 @@ done:
     return status;
 }
 
-oht_status oht_h5_attach_scale(oht_h5 *file, const char *dataset, int axis, const char *scale, const char *label) {
+oht_status oht_h5_attach_scale(oht_h5 *file, const char *dataset, int axis, const char *scale,
+                               const char *label) {
     oht_h5_lock();
     oht_status status = attach_scale(file, dataset, axis, scale, label);
     oht_h5_unlock();

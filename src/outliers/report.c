@@ -1,11 +1,13 @@
-// RUNDIR/outliers.h5 (design: architecture 2.4): kept in memory by rank 0, published whole, so that a reader always sees a
-// complete file and a kill costs the rows since the last publication. Every axis has a dimension scale: h5py labels it, and
-// xarray.open_dataset(path, group="activations").sel(tap="layer.3.ffn.out") works.
+// RUNDIR/outliers.h5 (design: architecture 2.4): kept in memory by rank 0, published whole, so that a reader
+// always sees a complete file and a kill costs the rows since the last publication. Every axis has a
+// dimension scale: h5py labels it, and xarray.open_dataset(path,
+// group="activations").sel(tap="layer.3.ffn.out") works.
 //
 //   /activations   step (S), tap (K); (S,K) per-tap statistics, their names in `per_tap` below
 //   /attention     step (S), layer (L), head (H); (S,L,H) null_mass (softmax_1), gate_mean (gated attention)
 //   /train         step (S); loss, lr, grad_norm (S)
-//   /eval/N        one evaluation: metrics as attributes, tap (K) and (K) statistics, layer, head, null_mass, gate_mean
+//   /eval/N        one evaluation: metrics as attributes, tap (K) and (K) statistics, layer, head, null_mass,
+//   gate_mean
 //
 // Floats are float32: infinity norms are exact in it, and a long report stays small.
 #include <math.h>
@@ -34,19 +36,36 @@ struct oht_report {
     int32_t *i32;
 };
 
-// ---- what is kept of a tap -----------------------------------------------------------------------------------------------
+// ---- what is kept of a tap
+// -----------------------------------------------------------------------------------------------
 
-static double inf_norm_max(const oht_tap_stats *t) { return t->rows ? t->pooled.abs_max : NAN; }
-static double inf_norm_mean(const oht_tap_stats *t) { return t->inf_sum / (double)t->rows; }
-static double kurtosis(const oht_tap_stats *t) { return t->kurtosis_sum / (double)t->kurtosis_rows; }
-static double kurtosis_pooled(const oht_tap_stats *t) { return t->rows ? oht_kurtosis(&t->pooled) : NAN; }
+static double inf_norm_max(const oht_tap_stats *t) {
+    return t->rows ? t->pooled.abs_max : NAN;
+}
+static double inf_norm_mean(const oht_tap_stats *t) {
+    return t->inf_sum / (double)t->rows;
+}
+static double kurtosis(const oht_tap_stats *t) {
+    return t->kurtosis_sum / (double)t->kurtosis_rows;
+}
+static double kurtosis_pooled(const oht_tap_stats *t) {
+    return t->rows ? oht_kurtosis(&t->pooled) : NAN;
+}
 static double rms(const oht_tap_stats *t) {
     return sqrt(t->pooled.m2 / (double)t->pooled.n + t->pooled.mean * t->pooled.mean);
 }
-static int64_t outliers_6sigma(const oht_tap_stats *t) { return t->outliers_6sigma; }
-static int64_t max_sample(const oht_tap_stats *t) { return t->max_sample; }
-static int64_t max_token(const oht_tap_stats *t) { return t->max_token; }
-static int64_t max_channel(const oht_tap_stats *t) { return t->max_channel; }
+static int64_t outliers_6sigma(const oht_tap_stats *t) {
+    return t->outliers_6sigma;
+}
+static int64_t max_sample(const oht_tap_stats *t) {
+    return t->max_sample;
+}
+static int64_t max_token(const oht_tap_stats *t) {
+    return t->max_token;
+}
+static int64_t max_channel(const oht_tap_stats *t) {
+    return t->max_channel;
+}
 
 static const struct {
     const char *name, *meaning;
@@ -58,7 +77,8 @@ static const struct {
     {"inf_norm_mean", "mean over rows of the row's largest |x|", OHT_H5_F32, inf_norm_mean, NULL},
     {"kurtosis", "mean over rows of mean((x-mean)^4) / (s^4 + 1e-6), s unbiased", OHT_H5_F32, kurtosis, NULL},
     {"kurtosis_pooled", "the same of all values as one sample", OHT_H5_F32, kurtosis_pooled, NULL},
-    {"outliers_6sigma", "number of values more than 6 sigma from their row's mean", OHT_H5_I64, NULL, outliers_6sigma},
+    {"outliers_6sigma", "number of values more than 6 sigma from their row's mean", OHT_H5_I64, NULL,
+     outliers_6sigma},
     {"rms", "square root of the mean of x^2", OHT_H5_F32, rms, NULL},
     {"max_sample", "row of the data file that holds the largest |x|", OHT_H5_I64, NULL, max_sample},
     {"max_token", "its place in that row", OHT_H5_I32, NULL, max_token},
@@ -73,14 +93,17 @@ static const void *column(oht_report *r, int c, const oht_tap_stats *t) {
         if (per_tap[c].type == OHT_H5_I64) r->i64[k] = per_tap[c].whole(&t[k]);
         if (per_tap[c].type == OHT_H5_I32) r->i32[k] = (int32_t)per_tap[c].whole(&t[k]);
     }
-    return per_tap[c].type == OHT_H5_F32 ? (const void *)r->f32 : per_tap[c].type == OHT_H5_I64 ? (const void *)r->i64 : r->i32;
+    return per_tap[c].type == OHT_H5_F32   ? (const void *)r->f32
+           : per_tap[c].type == OHT_H5_I64 ? (const void *)r->i64
+                                           : r->i32;
 }
 
-// ---- creation ------------------------------------------------------------------------------------------------------------
+// ---- creation
+// ------------------------------------------------------------------------------------------------------------
 
 // A dataset of `rank` axes, the labels of which are scales in the same group; `grows`: axis 0 is the step.
-static oht_status make(oht_report *r, const char *group, const char *name, oht_h5_type type, int rank, const int64_t *dim,
-                       const char *const *axis, bool grows, const char *meaning) {
+static oht_status make(oht_report *r, const char *group, const char *name, oht_h5_type type, int rank,
+                       const int64_t *dim, const char *const *axis, bool grows, const char *meaning) {
     char path[NAME], scale[NAME];
     snprintf(path, sizeof(path), "%s/%s", group, name);
     oht_h5_shape shape = {.type = type, .rank = rank};
@@ -114,7 +137,8 @@ static oht_status make_taps(oht_report *r, const char *group, const oht_tap_info
 static oht_status make_index(oht_report *r, const char *group, const char *name, int n) {
     char path[NAME];
     snprintf(path, sizeof(path), "%s/%s", group, name);
-    OHT_TRY(make(r, group, name, OHT_H5_I32, 1, (const int64_t[]){n}, (const char *const[]){name}, false, "counted from 0"));
+    OHT_TRY(make(r, group, name, OHT_H5_I32, 1, (const int64_t[]){n}, (const char *const[]){name}, false,
+                 "counted from 0"));
     for (int i = 0; i < n; i++) r->i32[i] = i;
     return oht_h5_write(r->file, path, 0, n, OHT_H5_I32, r->i32);
 }
@@ -128,7 +152,9 @@ static oht_status make_heads(oht_report *r, const char *group, bool grows) {
     if (r->null_mass)
         OHT_TRY(make(r, group, "null_mass", OHT_H5_F32, rank, dim + from, axis + from, grows,
                      "mean share of softmax_1's probability that goes to no key"));
-    if (r->gate) OHT_TRY(make(r, group, "gate_mean", OHT_H5_F32, rank, dim + from, axis + from, grows, "mean gate value"));
+    if (r->gate)
+        OHT_TRY(
+            make(r, group, "gate_mean", OHT_H5_F32, rank, dim + from, axis + from, grows, "mean gate value"));
     return OHT_OK;
 }
 
@@ -137,15 +163,16 @@ static oht_status make_groups(oht_report *r, const oht_tap_info *info) {
     OHT_TRY(make_step(r, "/activations"));
     OHT_TRY(make_taps(r, "/activations", info));
     for (int c = 0; c < PER_TAP; c++)
-        OHT_TRY(make(r, "/activations", per_tap[c].name, per_tap[c].type, 2, (const int64_t[]){0, r->taps}, axes, true,
-                     per_tap[c].meaning));
+        OHT_TRY(make(r, "/activations", per_tap[c].name, per_tap[c].type, 2, (const int64_t[]){0, r->taps},
+                     axes, true, per_tap[c].meaning));
     if (r->null_mass || r->gate) {
         OHT_TRY(make_step(r, "/attention"));
         OHT_TRY(make_heads(r, "/attention", true));
     }
     OHT_TRY(make_step(r, "/train"));
-    static const char *const curve[3][2] = {
-        {"loss", "training loss of the step"}, {"lr", "learning rate of the step"}, {"grad_norm", "L2 norm of the gradient before clipping"}};
+    static const char *const curve[3][2] = {{"loss", "training loss of the step"},
+                                            {"lr", "learning rate of the step"},
+                                            {"grad_norm", "L2 norm of the gradient before clipping"}};
     for (int i = 0; i < 3; i++)
         OHT_TRY(make(r, "/train", curve[i][0], OHT_H5_F64, 1, (const int64_t[]){0}, axes, true, curve[i][1]));
     return OHT_OK;
@@ -162,7 +189,8 @@ static oht_status describe(oht_report *r, const oht_config *cfg) {
     return oht_h5_set_text(r->file, "/", "created_by", "ohtrain " OHT_VERSION);
 }
 
-// ---- resume --------------------------------------------------------------------------------------------------------------
+// ---- resume
+// --------------------------------------------------------------------------------------------------------------
 
 // Number of rows of a group up to step `cut`; the others are dropped from every growing dataset.
 typedef struct cutter {
@@ -177,7 +205,9 @@ static oht_status cut_dataset(void *ctx, const char *name) {
     if (strcmp(last, "/tap") == 0 || strcmp(last, "/layer") == 0 || strcmp(last, "/head") == 0) return OHT_OK;
     OHT_TRY(oht_h5_shape_of(c->r->file, name, -1, -1, &shape));
     if (shape.dim[0] != c->before)
-        OHT_FAIL(OHT_DATA, "%s: %s has %lld rows, its step axis %lld\nfix: move the file away; the run goes on with a new report",
+        OHT_FAIL(OHT_DATA,
+                 "%s: %s has %lld rows, its step axis %lld\nfix: move the file away; the run goes on with a "
+                 "new report",
                  oht_h5_path(c->r->file), name, (long long)shape.dim[0], (long long)c->before);
     return oht_h5_truncate(c->r->file, name, c->keep);
 }
@@ -218,23 +248,29 @@ static oht_status cut_evaluations(oht_report *r, int64_t cut) {
     return OHT_OK;
 }
 
-// The axes must be those of this model: the configuration has been compared before, so a difference is a foreign file.
+// The axes must be those of this model: the configuration has been compared before, so a difference is a
+// foreign file.
 static oht_status check_axes(oht_report *r, const oht_tap_info *info) {
     char format[64], **name;
     int64_t version, n;
     OHT_TRY(oht_h5_get_text(r->file, "/", "format", format, sizeof(format)));
     OHT_TRY(oht_h5_get_int(r->file, "/", "format_version", &version));
     if (strcmp(format, FORMAT) != 0 || version != VERSION)
-        OHT_FAIL(OHT_DATA, "%s: format %s, version %lld, expected %s, version %d\nfix: move the file away; the run goes on with a new report",
+        OHT_FAIL(OHT_DATA,
+                 "%s: format %s, version %lld, expected %s, version %d\nfix: move the file away; the run "
+                 "goes on with a new report",
                  oht_h5_path(r->file), format, (long long)version, FORMAT, VERSION);
     OHT_TRY(oht_h5_read_strings(r->file, "/activations/tap", &name, &n));
     int same = 0;
     while (same < n && same < r->taps && strcmp(name[same], info[same].name) == 0) same++;
     for (int64_t i = 0; i < n; i++) oht_free(name[i]);
     oht_free(name);
-    bool heads = oht_h5_exists(r->file, "/attention/null_mass") == r->null_mass && oht_h5_exists(r->file, "/attention/gate_mean") == r->gate;
+    bool heads = oht_h5_exists(r->file, "/attention/null_mass") == r->null_mass &&
+                 oht_h5_exists(r->file, "/attention/gate_mean") == r->gate;
     if (same != r->taps || n != r->taps || !heads)
-        OHT_FAIL(OHT_DATA, "%s: its taps are those of another model (%lld taps, this model has %d; the first %d agree)\nfix: move the file away; the run goes on with a new report",
+        OHT_FAIL(OHT_DATA,
+                 "%s: its taps are those of another model (%lld taps, this model has %d; the first %d "
+                 "agree)\nfix: move the file away; the run goes on with a new report",
                  oht_h5_path(r->file), (long long)n, r->taps, same);
     return OHT_OK;
 }
@@ -248,7 +284,8 @@ static oht_status load(oht_report *r, const char *path, const oht_tap_info *info
     return cut_evaluations(r, cut);
 }
 
-static oht_status open_file(oht_report *r, const char *path, const oht_config *cfg, const oht_tap_info *info, int64_t cut) {
+static oht_status open_file(oht_report *r, const char *path, const oht_config *cfg, const oht_tap_info *info,
+                            int64_t cut) {
     size_t row = (size_t)(r->taps > r->layers * r->heads ? r->taps : r->layers * r->heads) + 1;
     OHT_TRY(OHT_ALLOC(&r->f32, row, "row of the report"));
     OHT_TRY(OHT_ALLOC(&r->i64, row, "row of the report"));
@@ -264,7 +301,8 @@ static oht_status open_file(oht_report *r, const char *path, const oht_config *c
     return oht_report_publish(r, true); // a folder that cannot be written to shows now
 }
 
-oht_status oht_report_open(oht_report **out, const char *path, const oht_config *cfg, const oht_stats *s, int64_t cut) {
+oht_status oht_report_open(oht_report **out, const char *path, const oht_config *cfg, const oht_stats *s,
+                           int64_t cut) {
     *out = NULL;
     oht_report *r;
     OHT_TRY(OHT_ALLOC(&r, 1, "report"));
@@ -291,10 +329,12 @@ void oht_report_close(oht_report *r) {
     oht_free(r);
 }
 
-// ---- rows ----------------------------------------------------------------------------------------------------------------
+// ---- rows
+// ----------------------------------------------------------------------------------------------------------------
 
 // One (L,H) matrix as row `at` of a growing dataset, or, with at = -1, as a whole dataset.
-static oht_status write_heads(oht_report *r, const char *group, const char *name, const double *x, int64_t at) {
+static oht_status write_heads(oht_report *r, const char *group, const char *name, const double *x,
+                              int64_t at) {
     char path[NAME];
     snprintf(path, sizeof(path), "%s/%s", group, name);
     for (int i = 0; i < r->layers * r->heads; i++) r->f32[i] = (float)x[i];
@@ -304,7 +344,8 @@ static oht_status write_heads(oht_report *r, const char *group, const char *name
 
 static oht_status write_attention(oht_report *r, const char *group, const oht_stats *s, int64_t at) {
     int layers, heads;
-    if (r->null_mass) OHT_TRY(write_heads(r, group, "null_mass", oht_stats_null_mass(s, &layers, &heads), at));
+    if (r->null_mass)
+        OHT_TRY(write_heads(r, group, "null_mass", oht_stats_null_mass(s, &layers, &heads), at));
     if (r->gate) OHT_TRY(write_heads(r, group, "gate_mean", oht_stats_gate_mean(s, &layers, &heads), at));
     return OHT_OK;
 }
@@ -368,7 +409,8 @@ oht_status oht_report_eval(oht_report *r, int64_t step, const oht_eval_result *r
     OHT_TRY(write_metrics(r, group, step, result));
     OHT_TRY(make_taps(r, group, info));
     for (int c = 0; c < PER_TAP; c++) {
-        OHT_TRY(make(r, group, per_tap[c].name, per_tap[c].type, 1, (const int64_t[]){r->taps}, axis, false, per_tap[c].meaning));
+        OHT_TRY(make(r, group, per_tap[c].name, per_tap[c].type, 1, (const int64_t[]){r->taps}, axis, false,
+                     per_tap[c].meaning));
         snprintf(path, sizeof(path), "%s/%s", group, per_tap[c].name);
         OHT_TRY(oht_h5_write(r->file, path, 0, r->taps, per_tap[c].type, column(r, c, stats)));
     }

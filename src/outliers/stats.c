@@ -1,9 +1,9 @@
-// The measuring observer (include/oht/outliers.h): moments of every row of every tap, merged over rows, micro-batches and
-// ranks. Everything is allocated at creation; a measured step allocates nothing.
+// The measuring observer (include/oht/outliers.h): moments of every row of every tap, merged over rows,
+// micro-batches and ranks. Everything is allocated at creation; a measured step allocates nothing.
 //
-// Ranks are put together by one broadcast per rank, merged in rank order by everybody, so that all ranks hold the same
-// bits and no memory grows with their number. Maxima are found by value, then by dataset row, token and channel, so that
-// the reported place does not depend on how rows were dealt to ranks.
+// Ranks are put together by one broadcast per rank, merged in rank order by everybody, so that all ranks hold
+// the same bits and no memory grows with their number. Maxima are found by value, then by dataset row, token
+// and channel, so that the reported place does not depend on how rows were dealt to ranks.
 #include <math.h>
 #include <string.h>
 
@@ -29,10 +29,10 @@ struct oht_stats {
     int64_t tokens;
     int n_all, n_moments, n_heads; // taps
     int layers, heads;
-    tap_place *place;              // per tap of the graph
-    oht_tap_info *info;            // moment taps
-    char (*name)[OHT_NODE_NAME];   // all taps, forward order
-    unsigned char *block;          // this rank's statistics, after a reduction those of all
+    tap_place *place; // per tap of the graph
+    oht_tap_info *info; // moment taps
+    char (*name)[OHT_NODE_NAME]; // all taps, forward order
+    unsigned char *block; // this rank's statistics, after a reduction those of all
     unsigned char *sum, *arriving; // scratch of the reduction
     size_t block_bytes;
     oht_moments *row; // of one piece of a tensor
@@ -54,7 +54,8 @@ static double *sums_of(const oht_stats *s, unsigned char *block) { // (head taps
     return (double *)(void *)(heads_of(s, block) + s->n_heads);
 }
 
-// ---- creation ----------------------------------------------------------------------------------------------------------
+// ---- creation
+// ----------------------------------------------------------------------------------------------------------
 
 static void classify(oht_stats *s, const oht_tap_info *tap) {
     for (int i = 0; i < s->n_all; i++) {
@@ -64,8 +65,10 @@ static void classify(oht_stats *s, const oht_tap_info *tap) {
         if (!is_head) s->info[s->n_moments++] = tap[i];
         if (!is_head) continue;
         s->n_heads++;
-        if (tap[i].kind == OHT_TAP_GATE) s->has_gate = true;
-        else s->has_null_mass = true;
+        if (tap[i].kind == OHT_TAP_GATE)
+            s->has_gate = true;
+        else
+            s->has_null_mass = true;
         if (tap[i].layer >= s->layers) s->layers = tap[i].layer + 1;
     }
 }
@@ -86,7 +89,8 @@ oht_status oht_stats_create(oht_stats **out, const oht_graph *g, int heads) {
     OHT_TRY_GOTO(status, OHT_ALLOC(&s->info, n, "statistics"), fail);
     OHT_TRY_GOTO(status, OHT_ALLOC(&s->name, n, "statistics"), fail);
     classify(s, tap);
-    s->block_bytes = (size_t)s->n_moments * sizeof(oht_tap_stats) + (size_t)s->n_heads * (sizeof(head_tap) + (size_t)heads * sizeof(double));
+    s->block_bytes = (size_t)s->n_moments * sizeof(oht_tap_stats) +
+                     (size_t)s->n_heads * (sizeof(head_tap) + (size_t)heads * sizeof(double));
     OHT_TRY_GOTO(status, OHT_ALLOC(&s->block, s->block_bytes, "statistics"), fail);
     OHT_TRY_GOTO(status, OHT_ALLOC(&s->sum, s->block_bytes, "statistics of all ranks"), fail);
     OHT_TRY_GOTO(status, OHT_ALLOC(&s->arriving, s->block_bytes, "statistics of another rank"), fail);
@@ -97,7 +101,8 @@ oht_status oht_stats_create(oht_stats **out, const oht_graph *g, int heads) {
     OHT_TRY_GOTO(status, OHT_ALLOC(&s->gate_mean, cells, "statistics"), fail);
     for (int i = 0; i < s->n_all; i++)
         if (s->place[i].head >= 0)
-            heads_of(s, s->block)[s->place[i].head] = (head_tap){.layer = tap[i].layer, .gate = tap[i].kind == OHT_TAP_GATE};
+            heads_of(s, s->block)[s->place[i].head] =
+                (head_tap){.layer = tap[i].layer, .gate = tap[i].kind == OHT_TAP_GATE};
     oht_stats_reset(s);
     *out = s;
     return OHT_OK;
@@ -134,7 +139,8 @@ void oht_stats_reset(oht_stats *s) {
     }
 }
 
-// ---- observing ---------------------------------------------------------------------------------------------------------
+// ---- observing
+// ---------------------------------------------------------------------------------------------------------
 
 // Order of maxima: NaN above inf above numbers; equal ones by place.
 static bool larger(double a, const int64_t at_a[3], double b, const int64_t at_b[3]) {
@@ -163,8 +169,10 @@ static int64_t sample_of(const oht_stats *s, const oht_run *run, int64_t j) {
     return s->row_id ? s->row_id[j] : (int64_t)run->sample0 + j * (int64_t)run->stride;
 }
 
-// Place of element `e` of row `r`: (B,T,C) in both kinds; (B,H,T,T) inside attention: query token, and h T + key.
-static void place_of(const oht_stats *s, const oht_run *run, oht_tap_kind kind, oht_tensor x, int64_t r, int64_t e, int64_t at[3]) {
+// Place of element `e` of row `r`: (B,T,C) in both kinds; (B,H,T,T) inside attention: query token, and h T +
+// key.
+static void place_of(const oht_stats *s, const oht_run *run, oht_tap_kind kind, oht_tensor x, int64_t r,
+                     int64_t e, int64_t at[3]) {
     if (kind == OHT_TAP_TOKEN) {
         int64_t T = x.rank == 3 ? x.dim[1] : 1;
         at[0] = sample_of(s, run, r / T);
@@ -182,7 +190,8 @@ static void place_of(const oht_stats *s, const oht_run *run, oht_tap_kind kind, 
     at[2] += head * C;
 }
 
-static void see_rows(oht_stats *s, const oht_run *run, const oht_tap_info *tap, oht_tensor x, oht_tap_stats *t) {
+static void see_rows(oht_stats *s, const oht_run *run, const oht_tap_info *tap, oht_tensor x,
+                     oht_tap_stats *t) {
     int64_t rows = tap->kind == OHT_TAP_TOKEN ? oht_tensor_rows(x) : x.dim[0];
     int64_t n = rows > 0 ? oht_tensor_count(x) / rows : 0;
     for (int64_t first = 0; first < rows && n > 0; first += s->row_capacity) {
@@ -206,8 +215,10 @@ static void see_rows(oht_stats *s, const oht_run *run, const oht_tap_info *tap, 
 
 static void see_heads(oht_stats *s, const oht_run *run, const oht_tap_info *tap, oht_tensor x, int head) {
     if (run->rows == 0) return;
-    if (tap->kind == OHT_TAP_GATE) run->be->gate_mean(run->be, s->head_row, x);
-    else run->be->null_mass(run->be, s->head_row, x);
+    if (tap->kind == OHT_TAP_GATE)
+        run->be->gate_mean(run->be, s->head_row, x);
+    else
+        run->be->null_mass(run->be, s->head_row, x);
     head_tap *t = &heads_of(s, s->block)[head];
     double *sum = sums_of(s, s->block) + head * s->heads, weight = (double)run->rows;
     for (int h = 0; h < s->heads; h++) {
@@ -221,8 +232,10 @@ static void see(oht_observer *self, const oht_run *run, const oht_tap_info *tap,
     oht_stats *s = (oht_stats *)(void *)self;
     double start = oht_clock_s();
     tap_place place = s->place[tap->index];
-    if (place.moments >= 0) see_rows(s, run, tap, x, &taps_of(s->block)[place.moments]);
-    else see_heads(s, run, tap, x, place.head);
+    if (place.moments >= 0)
+        see_rows(s, run, tap, x, &taps_of(s->block)[place.moments]);
+    else
+        see_heads(s, run, tap, x, place.head);
     s->seconds += oht_clock_s() - start;
 }
 
@@ -239,13 +252,15 @@ void oht_stats_count_kurtosis(oht_stats *s, bool on) {
     s->count_kurtosis = on;
 }
 
-// ---- reduction ---------------------------------------------------------------------------------------------------------
+// ---- reduction
+// ---------------------------------------------------------------------------------------------------------
 
 static void merge_block(oht_stats *s, unsigned char *into, unsigned char *from) {
     oht_tap_stats *a = taps_of(into);
     const oht_tap_stats *b = taps_of(from);
     for (int i = 0; i < s->n_moments; i++) {
-        add_sample(&a[i], &b[i].pooled, (const int64_t[3]){b[i].max_sample, b[i].max_token, b[i].max_channel});
+        add_sample(&a[i], &b[i].pooled,
+                   (const int64_t[3]){b[i].max_sample, b[i].max_token, b[i].max_channel});
         a[i].rows += b[i].rows;
         a[i].inf_sum += b[i].inf_sum;
         a[i].kurtosis_sum += b[i].kurtosis_sum;
@@ -256,7 +271,8 @@ static void merge_block(oht_stats *s, unsigned char *into, unsigned char *from) 
     for (int i = 0; i < s->n_heads; i++) {
         heads_of(s, into)[i].weight += heads_of(s, from)[i].weight;
         heads_of(s, into)[i].nonfinite += heads_of(s, from)[i].nonfinite;
-        for (int h = 0; h < s->heads; h++) sums_of(s, into)[i * s->heads + h] += sums_of(s, from)[i * s->heads + h];
+        for (int h = 0; h < s->heads; h++)
+            sums_of(s, into)[i * s->heads + h] += sums_of(s, from)[i * s->heads + h];
     }
 }
 
@@ -285,7 +301,8 @@ oht_status oht_stats_reduce(oht_stats *s, oht_comm *comm) {
     return OHT_OK;
 }
 
-// ---- results -----------------------------------------------------------------------------------------------------------
+// ---- results
+// -----------------------------------------------------------------------------------------------------------
 
 int oht_stats_taps(const oht_stats *s, const oht_tap_info **info, const oht_tap_stats **stats) {
     if (info) *info = s->info;
@@ -312,7 +329,8 @@ double oht_stats_seconds(const oht_stats *s) {
 const char *oht_stats_first_nonfinite(const oht_stats *s) {
     for (int i = 0; i < s->n_all; i++) {
         tap_place p = s->place[i];
-        if (p.moments >= 0 ? taps_of(s->block)[p.moments].nonfinite > 0 : heads_of(s, s->block)[p.head].nonfinite > 0)
+        if (p.moments >= 0 ? taps_of(s->block)[p.moments].nonfinite > 0
+                           : heads_of(s, s->block)[p.head].nonfinite > 0)
             return s->name[i];
     }
     return NULL;
@@ -329,7 +347,8 @@ void oht_stats_metrics(const oht_stats *s, oht_outlier_metrics *out) {
     int n = 0;
     for (int i = 0; i < s->n_moments; i++) {
         int roles = s->info[i].roles;
-        double inf = t[i].inf_sum / (double)t[i].rows, kurtosis = t[i].kurtosis_sum / (double)t[i].kurtosis_rows;
+        double inf = t[i].inf_sum / (double)t[i].rows,
+               kurtosis = t[i].kurtosis_sum / (double)t[i].kurtosis_rows;
         if (roles & OHT_IN_INF) take_max(&out->max_inf_norm, inf);
         if (roles & OHT_IN_FFN_INF) take_max(&out->max_ffn_inf_norm, inf);
         if (roles & OHT_IN_LAYER_INF) take_max(&out->max_layer_inf_norm, inf);

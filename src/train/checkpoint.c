@@ -1,11 +1,14 @@
-// Checkpoints: RUNDIR/checkpoints/step-00001000.h5, written by rank 0 to a temporary file, fsync, rename (base/file.c).
+// Checkpoints: RUNDIR/checkpoints/step-00001000.h5, written by rank 0 to a temporary file, fsync, rename
+// (base/file.c).
 //
-//   attributes          format, format_version, created_by, step, config (YAML); the position in the data, the schedule
+//   attributes          format, format_version, created_by, step, config (YAML); the position in the data,
+//   the schedule
 //                       and all random numbers follow from step and configuration (architecture 3.4)
 //   /param/NAME         float32, the parameter's shape, attribute hf_name; /adam_m/NAME, /adam_v/NAME alike
 //
-// Chunks of about 1 MiB with fletcher32 in the latest format: damage is found when reading (hpc 2.5), and the checkpoint
-// before is used. The model never lies in host memory twice: it goes through a buffer of a few MiB.
+// Chunks of about 1 MiB with fletcher32 in the latest format: damage is found when reading (hpc 2.5), and the
+// checkpoint before is used. The model never lies in host memory twice: it goes through a buffer of a few
+// MiB.
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
@@ -22,7 +25,8 @@
 enum { VERSION = 1, BUFFER = 8 << 20, PATHS = OHT_PATH + 128 };
 static const char *const FORMAT = "ohtrain-checkpoint";
 
-// ---- the folder ----------------------------------------------------------------------------------------------------------
+// ---- the folder
+// ----------------------------------------------------------------------------------------------------------
 
 typedef struct step_list {
     int64_t *step;
@@ -42,7 +46,8 @@ static void checkpoint_path(char out[PATHS], const char *rundir, int64_t step) {
 static oht_status list_steps(const char *rundir, bool sweep, step_list *out) {
     *out = (step_list){0};
     char folder[PATHS], name[64];
-    if (strlen(rundir) >= OHT_PATH) OHT_FAIL(OHT_CONFIG, "the path of the run directory is too long: %s", rundir);
+    if (strlen(rundir) >= OHT_PATH)
+        OHT_FAIL(OHT_CONFIG, "the path of the run directory is too long: %s", rundir);
     snprintf(folder, sizeof(folder), "%s/checkpoints", rundir);
     DIR *dir = opendir(folder);
     if (!dir && errno == ENOENT) return OHT_OK;
@@ -50,7 +55,8 @@ static oht_status list_steps(const char *rundir, bool sweep, step_list *out) {
     oht_status status = OHT_OK;
     for (struct dirent *e; status == OHT_OK && (e = readdir(dir));) {
         size_t length = strlen(e->d_name);
-        if (sweep && length > 4 && strcmp(e->d_name + length - 4, ".tmp") == 0) unlinkat(dirfd(dir), e->d_name, 0);
+        if (sweep && length > 4 && strcmp(e->d_name + length - 4, ".tmp") == 0)
+            unlinkat(dirfd(dir), e->d_name, 0);
         long long step = strncmp(e->d_name, "step-", 5) == 0 ? strtoll(e->d_name + 5, NULL, 10) : -1;
         snprintf(name, sizeof(name), "step-%08lld.h5", step);
         if (step < 0 || strcmp(name, e->d_name) != 0) continue; // not ours
@@ -65,10 +71,12 @@ static oht_status list_steps(const char *rundir, bool sweep, step_list *out) {
 static void remove_checkpoint(const char *rundir, int64_t step) {
     char path[PATHS];
     checkpoint_path(path, rundir, step);
-    if (unlink(path) != 0 && errno != ENOENT) oht_warn("cannot delete the old checkpoint %s: %s", path, strerror(errno));
+    if (unlink(path) != 0 && errno != ENOENT)
+        oht_warn("cannot delete the old checkpoint %s: %s", path, strerror(errno));
 }
 
-// Keeps the newest `keep` up to `step`. Later ones are leftovers that could not be read: what was resumed came before them.
+// Keeps the newest `keep` up to `step`. Later ones are leftovers that could not be read: what was resumed
+// came before them.
 static oht_status tidy(const char *rundir, int64_t step, int64_t keep) {
     step_list list;
     oht_status status = list_steps(rundir, true, &list);
@@ -95,7 +103,8 @@ static void point_latest(const char *rundir, int64_t step) {
     }
 }
 
-// ---- pieces --------------------------------------------------------------------------------------------------------------
+// ---- pieces
+// --------------------------------------------------------------------------------------------------------------
 
 typedef struct buffer {
     float *x;
@@ -124,10 +133,11 @@ static bool all_finite(const float *x, size_t n) {
     return bad == 0;
 }
 
-// ---- writing -------------------------------------------------------------------------------------------------------------
+// ---- writing
+// -------------------------------------------------------------------------------------------------------------
 
-static oht_status write_one(oht_h5 *file, const char *group, const oht_param *p, oht_backend *be, const float *flat,
-                            const buffer *b) {
+static oht_status write_one(oht_h5 *file, const char *group, const oht_param *p, oht_backend *be,
+                            const float *flat, const buffer *b) {
     char name[128];
     snprintf(name, sizeof(name), "/%s/%s", group, p->name);
     oht_h5_shape shape = {.type = OHT_H5_F32, .rank = p->rank};
@@ -140,7 +150,8 @@ static oht_status write_one(oht_h5 *file, const char *group, const oht_param *p,
         size_t n = (size_t)(rows * width);
         be->download(be, b->x, flat + p->offset + first * width, n * sizeof(float));
         if (!all_finite(b->x, n))
-            OHT_FAIL(OHT_NUMERIC, "%s: values of %s are not finite; no checkpoint is written", oht_h5_path(file), name);
+            OHT_FAIL(OHT_NUMERIC, "%s: values of %s are not finite; no checkpoint is written",
+                     oht_h5_path(file), name);
         OHT_TRY(oht_h5_write(file, name, first, rows, OHT_H5_F32, b->x));
     }
     return OHT_OK;
@@ -154,8 +165,8 @@ static oht_status write_head(oht_h5 *file, const char *config, int64_t step) {
     return oht_h5_set_text(file, "/", "config", config);
 }
 
-static oht_status write_all(oht_h5 *file, const char *config, const oht_params *params, oht_backend *be, const oht_state *state,
-                            const buffer *b) {
+static oht_status write_all(oht_h5 *file, const char *config, const oht_params *params, oht_backend *be,
+                            const oht_state *state, const buffer *b) {
     OHT_TRY(write_head(file, config, state->step));
     for (int i = 0; i < params->n; i++) {
         const oht_param *p = &params->item[i];
@@ -171,22 +182,25 @@ static oht_status write_all(oht_h5 *file, const char *config, const oht_params *
     return OHT_OK;
 }
 
-static oht_status write_file(const char *path, const char *config, const oht_params *params, oht_backend *be, const oht_state *state) {
+static oht_status write_file(const char *path, const char *config, const oht_params *params, oht_backend *be,
+                             const oht_state *state) {
     oht_h5 *file;
     buffer b = {0};
     OHT_TRY(buffer_create(&b, params));
     oht_status status = oht_h5_create(&file, path);
     if (status == OHT_OK) {
         status = write_all(file, config, params, be, state, &b);
-        if (status == OHT_OK) status = oht_h5_commit(file);
-        else oht_h5_close(file);
+        if (status == OHT_OK)
+            status = oht_h5_commit(file);
+        else
+            oht_h5_close(file);
     }
     oht_free(b.x);
     return status;
 }
 
-oht_status oht_checkpoint_write(const char *rundir, const oht_config *cfg, const oht_params *params, oht_backend *be,
-                                const oht_state *state, int64_t keep) {
+oht_status oht_checkpoint_write(const char *rundir, const oht_config *cfg, const oht_params *params,
+                                oht_backend *be, const oht_state *state, int64_t keep) {
     char path[PATHS], *config;
     step_list list;
     OHT_TRY(list_steps(rundir, true, &list)); // also frees what killed runs left
@@ -202,7 +216,8 @@ oht_status oht_checkpoint_write(const char *rundir, const oht_config *cfg, const
     return tidy(rundir, state->step, keep > 0 ? keep : 1);
 }
 
-// ---- reading -------------------------------------------------------------------------------------------------------------
+// ---- reading
+// -------------------------------------------------------------------------------------------------------------
 
 // What is wrong with a checkpoint: damage lets the one before be tried, another model does not.
 typedef struct reader {
@@ -222,7 +237,8 @@ static oht_status tick(void *ctx, const char *name) {
         return OHT_OK;
     }
     r->other_model = true;
-    OHT_FAIL(OHT_DATA, "%s: it holds a parameter %s, which this model does not have", oht_h5_path(r->file), last);
+    OHT_FAIL(OHT_DATA, "%s: it holds a parameter %s, which this model does not have", oht_h5_path(r->file),
+             last);
 }
 
 // Names and shapes of one group against the model.
@@ -239,17 +255,22 @@ static oht_status check_group(reader *r, const char *group) {
         snprintf(name, sizeof(name), "%s/%s", group, p->name);
         oht_h5_shape shape;
         OHT_TRY(oht_h5_shape_of(r->file, name, -1, OHT_H5_F32, &shape));
-        if (shape.rank == p->rank && memcmp(shape.dim, p->dim, (size_t)p->rank * sizeof(*p->dim)) == 0) continue;
+        if (shape.rank == p->rank && memcmp(shape.dim, p->dim, (size_t)p->rank * sizeof(*p->dim)) == 0)
+            continue;
         char found[96] = "", wanted[96] = "";
-        for (int k = 0; k < shape.rank; k++) snprintf(found + strlen(found), 24, "%s%lld", k ? " x " : "", (long long)shape.dim[k]);
-        for (int k = 0; k < p->rank; k++) snprintf(wanted + strlen(wanted), 24, "%s%lld", k ? " x " : "", (long long)p->dim[k]);
+        for (int k = 0; k < shape.rank; k++)
+            snprintf(found + strlen(found), 24, "%s%lld", k ? " x " : "", (long long)shape.dim[k]);
+        for (int k = 0; k < p->rank; k++)
+            snprintf(wanted + strlen(wanted), 24, "%s%lld", k ? " x " : "", (long long)p->dim[k]);
         r->other_model = true;
-        OHT_FAIL(OHT_DATA, "%s: parameter %s is %s, this model's is %s", oht_h5_path(r->file), p->name, found, wanted);
+        OHT_FAIL(OHT_DATA, "%s: parameter %s is %s, this model's is %s", oht_h5_path(r->file), p->name, found,
+                 wanted);
     }
     return OHT_OK;
 }
 
-static oht_status read_one(const reader *r, const char *group, const oht_param *p, float *flat, const buffer *b) {
+static oht_status read_one(const reader *r, const char *group, const oht_param *p, float *flat,
+                           const buffer *b) {
     char name[128];
     snprintf(name, sizeof(name), "%s/%s", group, p->name);
     oht_h5_shape shape;
@@ -259,7 +280,8 @@ static oht_status read_one(const reader *r, const char *group, const oht_param *
         int64_t rows = p->dim[0] - first < step ? p->dim[0] - first : step;
         size_t n = (size_t)(rows * width);
         OHT_TRY(oht_h5_read(r->file, name, first, rows, OHT_H5_F32, b->x));
-        if (!all_finite(b->x, n)) OHT_FAIL(OHT_DATA, "%s: values of %s are not finite", oht_h5_path(r->file), name);
+        if (!all_finite(b->x, n))
+            OHT_FAIL(OHT_DATA, "%s: values of %s are not finite", oht_h5_path(r->file), name);
         r->be->upload(r->be, flat + p->offset + first * width, b->x, n * sizeof(float));
     }
     return OHT_OK;
@@ -269,11 +291,13 @@ static oht_status read_head(reader *r, int64_t step) {
     char format[64];
     int64_t version, found;
     OHT_TRY(oht_h5_get_text(r->file, "/", "format", format, sizeof(format)));
-    if (strcmp(format, FORMAT) != 0) OHT_FAIL(OHT_DATA, "%s: format %s, expected %s", oht_h5_path(r->file), format, FORMAT);
+    if (strcmp(format, FORMAT) != 0)
+        OHT_FAIL(OHT_DATA, "%s: format %s, expected %s", oht_h5_path(r->file), format, FORMAT);
     OHT_TRY(oht_h5_get_int(r->file, "/", "format_version", &version));
     if (version != VERSION) {
         r->other_model = true; // whole, but not for us: older ones are no better
-        OHT_FAIL(OHT_DATA, "%s: format version %lld, this program reads version %d\nfix: use the program that wrote it",
+        OHT_FAIL(OHT_DATA,
+                 "%s: format version %lld, this program reads version %d\nfix: use the program that wrote it",
                  oht_h5_path(r->file), (long long)version, VERSION);
     }
     OHT_TRY(oht_h5_get_int(r->file, "/", "step", &found));
@@ -289,12 +313,14 @@ static oht_status read_all(reader *r, oht_state *state, int64_t step, bool momen
     OHT_TRY(read_head(r, step));
     for (int k = 0; k < (moments ? 3 : 1); k++) OHT_TRY(check_group(r, part[k].group));
     for (int k = 0; k < (moments ? 3 : 1); k++)
-        for (int i = 0; i < r->params->n; i++) OHT_TRY(read_one(r, part[k].group, &r->params->item[i], part[k].flat, b));
+        for (int i = 0; i < r->params->n; i++)
+            OHT_TRY(read_one(r, part[k].group, &r->params->item[i], part[k].flat, b));
     state->step = step;
     return OHT_OK;
 }
 
-static oht_status read_file(reader *r, const char *path, oht_state *state, int64_t step, bool moments, const buffer *b) {
+static oht_status read_file(reader *r, const char *path, oht_state *state, int64_t step, bool moments,
+                            const buffer *b) {
     r->other_model = false;
     OHT_TRY(oht_h5_open(&r->file, path));
     oht_status status = read_all(r, state, step, moments, b);
@@ -304,8 +330,8 @@ static oht_status read_file(reader *r, const char *path, oht_state *state, int64
 }
 
 // Tries from the newest on. skipped: how many were damaged.
-static oht_status read_newest(reader *r, const char *rundir, const step_list *list, oht_state *state, bool moments,
-                              const buffer *b, bool *found) {
+static oht_status read_newest(reader *r, const char *rundir, const step_list *list, oht_state *state,
+                              bool moments, const buffer *b, bool *found) {
     for (size_t i = 0; i < list->n; i++) {
         char path[PATHS];
         checkpoint_path(path, rundir, list->step[i]);
@@ -316,19 +342,22 @@ static oht_status read_newest(reader *r, const char *rundir, const step_list *li
         if (status != OHT_DATA || r->other_model) {
             if (r->other_model && !strstr(oht_error_last()->text, "\nfix:"))
                 strncat(oht_error_last()->text,
-                        "\nfix: this checkpoint is of another model; use the configuration it was made with, or another run directory",
+                        "\nfix: this checkpoint is of another model; use the configuration it was made with, "
+                        "or another run directory",
                         OHT_ERROR_TEXT - strlen(oht_error_last()->text) - 1);
             return oht_error_frame(status, __FILE__, __LINE__);
         }
         const char *text = oht_error_last()->text, *fix = strstr(text, "\nfix: ");
-        oht_warn("damaged checkpoint, trying the one before: %.*s", fix ? (int)(fix - text) : (int)strlen(text), text);
+        oht_warn("damaged checkpoint, trying the one before: %.*s",
+                 fix ? (int)(fix - text) : (int)strlen(text), text);
     }
     if (list->n == 0) return OHT_OK;
-    OHT_FAIL(OHT_DATA, "%s/checkpoints: all %zu checkpoints are damaged\nfix: train into a new run directory", rundir, list->n);
+    OHT_FAIL(OHT_DATA, "%s/checkpoints: all %zu checkpoints are damaged\nfix: train into a new run directory",
+             rundir, list->n);
 }
 
-oht_status oht_checkpoint_read(const char *rundir, const oht_params *params, oht_backend *be, oht_state *state, bool moments,
-                               bool *found) {
+oht_status oht_checkpoint_read(const char *rundir, const oht_params *params, oht_backend *be,
+                               oht_state *state, bool moments, bool *found) {
     *found = false;
     reader r = {.params = params, .be = be};
     buffer b = {0};

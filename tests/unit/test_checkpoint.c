@@ -1,5 +1,5 @@
-// Checkpoints: what is written comes back bit for bit; a damaged one is skipped with a warning, another model's refused; old
-// ones and leftovers of killed runs go away; a full disk leaves the good ones alone.
+// Checkpoints: what is written comes back bit for bit; a damaged one is skipped with a warning, another
+// model's refused; old ones and leftovers of killed runs go away; a full disk leaves the good ones alone.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -63,7 +63,8 @@ static int end(void **state) {
     return 0;
 }
 
-// ---- a model -----------------------------------------------------------------------------------------------------------
+// ---- a model
+// -----------------------------------------------------------------------------------------------------------
 
 typedef struct shape {
     const char *name;
@@ -72,9 +73,11 @@ typedef struct shape {
 } shape;
 
 // Ranks 1 to 4; "table" is larger than the buffer of 8 MiB, "wide" has a row larger than a chunk of 1 MiB.
-static const shape small_model[] = {{"embed.tokens", 2, {100, 16}}, {"layer.0.q.weight", 2, {16, 16}}, {"layer.0.q.bias", 1, {16}},
-                                    {"gate", 3, {2, 3, 5}},         {"patch", 4, {2, 3, 4, 5}},        {"scalar", 1, {1}}};
-static const shape large_model[] = {{"table", 2, {3001, 1024}}, {"wide", 2, {3, 400000}}, {"bias", 1, {5000000}}};
+static const shape small_model[] = {{"embed.tokens", 2, {100, 16}}, {"layer.0.q.weight", 2, {16, 16}},
+                                    {"layer.0.q.bias", 1, {16}},    {"gate", 3, {2, 3, 5}},
+                                    {"patch", 4, {2, 3, 4, 5}},     {"scalar", 1, {1}}};
+static const shape large_model[] = {
+    {"table", 2, {3001, 1024}}, {"wide", 2, {3, 400000}}, {"bias", 1, {5000000}}};
 
 static oht_params *model_of(const shape *item, int n) {
     oht_params *p;
@@ -92,7 +95,9 @@ static oht_params *model_of(const shape *item, int n) {
 }
 
 static float value(uint32_t stream, size_t i, int64_t step) {
-    return oht_uniform(oht_random_block(11, OHT_DRAW_TEST, stream, (uint32_t)step, 0, (uint32_t)(i / 4)).v[i % 4]) - 0.5f;
+    return oht_uniform(
+               oht_random_block(11, OHT_DRAW_TEST, stream, (uint32_t)step, 0, (uint32_t)(i / 4)).v[i % 4]) -
+           0.5f;
 }
 
 static oht_state new_state(const oht_params *p) {
@@ -160,7 +165,8 @@ static void assert_newest(const oht_params *p, int64_t step) {
 
 #define MODEL(items) model_of(items, sizeof(items) / sizeof((items)[0]))
 
-// ---- tests -------------------------------------------------------------------------------------------------------------
+// ---- tests
+// -------------------------------------------------------------------------------------------------------------
 
 static void nothing_there_is_no_error(void **state) {
     (void)state;
@@ -187,7 +193,9 @@ static void all_bits_come_back(void **state) {
         double start = oht_clock_s();
         OK(oht_checkpoint_write(folder, &cfg, p, be, &s, 2));
         double seconds = oht_clock_s() - start, bytes = 12.0 * (double)p->flat_count;
-        if (k == 1) print_message("checkpoint of %.0f MB: written with %.2f GB/s\n", 1e-6 * bytes, 1e-9 * bytes / seconds);
+        if (k == 1)
+            print_message("checkpoint of %.0f MB: written with %.2f GB/s\n", 1e-6 * bytes,
+                          1e-9 * bytes / seconds);
         for (size_t i = 0; i < p->flat_count; i++) back.param[i] = -7;
         bool found;
         start = oht_clock_s();
@@ -197,7 +205,8 @@ static void all_bits_come_back(void **state) {
         assert_true(back.param[p->item[0].offset] == 1e-42f);
         back.param[p->item[0].offset] = value(0, p->item[0].offset, 1000 + k);
         assert_state(&back, p, 1000 + k, true);
-        size_t last = p->item[p->n - 1].offset + (size_t)p->item[p->n - 1].count; // padding behind a parameter
+        size_t last =
+            p->item[p->n - 1].offset + (size_t)p->item[p->n - 1].count; // padding behind a parameter
         if (last < p->flat_count && last % 16 != 0) assert_true(back.param[last] == -7);
         free_state(&s);
         free_state(&back);
@@ -260,7 +269,8 @@ static void evaluation_needs_no_moments(void **state) {
     oht_params_destroy(p);
 }
 
-// ---- damage ------------------------------------------------------------------------------------------------------------
+// ---- damage
+// ------------------------------------------------------------------------------------------------------------
 
 static void cut(const char *path, double part) {
     struct stat info;
@@ -313,14 +323,30 @@ static void a_damaged_one_is_skipped(void **state) {
         write_steps(p, steps, 3);
         const char *path = checkpoint_at(30);
         switch (kind) {
-        case 0: cut(path, 0.5); break;
-        case 1: cut(path, 0.0); break;
-        case 2: cut(path, 0.999); break;
-        case 3: flip(path, 0.5); break;  // in the data
-        case 4: flip(path, 0.0); break;  // the signature
-        case 5: write_plain(path, NAN); break;
-        case 6: write_plain(path, INFINITY); break;
-        case 7: assert_int_equal(rename(checkpoint_at(20), path), 0); break; // another step under this name
+        case 0:
+            cut(path, 0.5);
+            break;
+        case 1:
+            cut(path, 0.0);
+            break;
+        case 2:
+            cut(path, 0.999);
+            break;
+        case 3:
+            flip(path, 0.5);
+            break; // in the data
+        case 4:
+            flip(path, 0.0);
+            break; // the signature
+        case 5:
+            write_plain(path, NAN);
+            break;
+        case 6:
+            write_plain(path, INFINITY);
+            break;
+        case 7:
+            assert_int_equal(rename(checkpoint_at(20), path), 0);
+            break; // another step under this name
         case 8: // a folder of that name
             unlink(path);
             assert_int_equal(mkdir(path, 0700), 0);
@@ -404,7 +430,8 @@ static void another_model_is_refused(void **state) {
     oht_params_destroy(p);
 }
 
-// ---- the folder --------------------------------------------------------------------------------------------------------
+// ---- the folder
+// --------------------------------------------------------------------------------------------------------
 
 static void old_ones_and_leftovers_go(void **state) {
     (void)state;
@@ -413,7 +440,9 @@ static void old_ones_and_leftovers_go(void **state) {
     char path[160];
     snprintf(path, sizeof(path), "%s/checkpoints", folder);
     OK(oht_make_folder(path));
-    static const char *const stale[] = {"step-00000005.h5.tmp", "latest.tmp"}, *const foreign[] = {"notes.txt", "step-7.h5", "step-000000xx.h5"};
+    static const char *const stale[] = {"step-00000005.h5.tmp", "latest.tmp"}, *const foreign[] = {
+                                                                                   "notes.txt", "step-7.h5",
+                                                                                   "step-000000xx.h5"};
     for (int i = 0; i < 2; i++) {
         snprintf(path, sizeof(path), "%s/checkpoints/%s", folder, stale[i]);
         OK(oht_file_replace(path, "x", 1));
@@ -488,7 +517,8 @@ static void a_full_disk_leaves_the_good_ones(void **state) {
             setrlimit(RLIMIT_FSIZE, &small);
             oht_state s = new_state(p);
             fill_state(&s, p, 30);
-            bool good = oht_checkpoint_write(folder, &cfg, p, be, &s, 1) == OHT_IO && strstr(oht_error_last()->text, "step-00000030.h5");
+            bool good = oht_checkpoint_write(folder, &cfg, p, be, &s, 1) == OHT_IO &&
+                        strstr(oht_error_last()->text, "step-00000030.h5");
             _exit(good ? 0 : 1);
         }
         int how;

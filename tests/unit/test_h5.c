@@ -1,5 +1,5 @@
-// HDF5 files: what is written comes back; a damaged, foreign or hostile file is refused with one DATA error that names it;
-// a full disk or a missing permission gives one IO error and leaves the old file alone.
+// HDF5 files: what is written comes back; a damaged, foreign or hostile file is refused with one DATA error
+// that names it; a full disk or a missing permission gives one IO error and leaves the old file alone.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -60,7 +60,8 @@ static uint32_t rnd(uint32_t i) {
     return oht_random_block(7, OHT_DRAW_INIT, i, 0, 0, 0).v[0];
 }
 
-// ---- roundtrips --------------------------------------------------------------------------------------------------------
+// ---- roundtrips
+// --------------------------------------------------------------------------------------------------------
 
 static void every_type_comes_back(void **state) {
     (void)state;
@@ -283,7 +284,11 @@ static void same_input_gives_same_bytes(void **state) {
     hid_t f = H5Fopen(in_folder("a.h5"), H5F_ACC_RDONLY, H5P_DEFAULT);
     for (int i = 0; i < 3; i++) {
         H5O_info_t info;
-        assert_true(H5Oget_info_by_name(f, i == 0 ? "/" : i == 1 ? "/train" : "/train/tokens", &info, H5P_DEFAULT) >= 0);
+        assert_true(H5Oget_info_by_name(f,
+                                        i == 0   ? "/"
+                                        : i == 1 ? "/train"
+                                                 : "/train/tokens",
+                                        &info, H5P_DEFAULT) >= 0);
         assert_int_equal(info.btime, 0);
         assert_int_equal(info.mtime, 0);
     }
@@ -292,25 +297,39 @@ static void same_input_gives_same_bytes(void **state) {
     free(b);
 }
 
-// ---- hostile files -----------------------------------------------------------------------------------------------------
+// ---- hostile files
+// -----------------------------------------------------------------------------------------------------
 
 static hid_t space_of(int rank, hsize_t a, hsize_t b, hsize_t c) {
     hsize_t dim[3] = {a, b, c};
     return H5Screate_simple(rank, dim, NULL);
 }
 
-// Bad files made with the plain library; every one must be refused, both when read and when loaded into memory.
+// Bad files made with the plain library; every one must be refused, both when read and when loaded into
+// memory.
 static void hostile_datasets_are_refused(void **state) {
     (void)state;
     static const struct {
         const char *name, *word;
     } kinds[] = {
-        {"huge", "bytes, its shape needs"}, {"huge-contiguous", "bytes, its shape needs"}, {"external", "another file"},
-        {"soft", "link"},           {"external-link", "link"},                    {"virtual", "virtual"},
-        {"int16", "expected float32"}, {"uint64", "expected float32"},            {"compound", "another class"},
-        {"filter", "filter 32004"}, {"compact", "compact"},                       {"scalar", "not an array"},
-        {"rank5", "5 axes"},        {"fat-chunk", "chunks above"},                {"empty-axis", "axis 1"},
-        {"enum", "expected float32"}, {"missing-chunk", "chunks of data"},        {"null", "not an array"},
+        {"huge", "bytes, its shape needs"},
+        {"huge-contiguous", "bytes, its shape needs"},
+        {"external", "another file"},
+        {"soft", "link"},
+        {"external-link", "link"},
+        {"virtual", "virtual"},
+        {"int16", "expected float32"},
+        {"uint64", "expected float32"},
+        {"compound", "another class"},
+        {"filter", "filter 32004"},
+        {"compact", "compact"},
+        {"scalar", "not an array"},
+        {"rank5", "5 axes"},
+        {"fat-chunk", "chunks above"},
+        {"empty-axis", "axis 1"},
+        {"enum", "expected float32"},
+        {"missing-chunk", "chunks of data"},
+        {"null", "not an array"},
         {"bomb", "its shape needs"},
     };
     for (size_t k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++) {
@@ -376,7 +395,9 @@ static void hostile_datasets_are_refused(void **state) {
             d = H5Dcreate2(f, "x", type, space, H5P_DEFAULT, dcpl, H5P_DEFAULT);
             assert_true(d >= 0);
             uint16_t *data = calloc(4 * 64000, 2);
-            hid_t memory = type == H5T_STD_U16LE || type == H5T_STD_I16LE || type == H5T_STD_U64LE ? H5T_NATIVE_UINT16 : type;
+            hid_t memory = type == H5T_STD_U16LE || type == H5T_STD_I16LE || type == H5T_STD_U64LE
+                               ? H5T_NATIVE_UINT16
+                               : type;
             if (write) assert_true(H5Dwrite(d, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0);
             if (!strcmp(kind, "missing-chunk")) { // all but the last
                 hsize_t start[2] = {0, 0}, count[2] = {900, 64};
@@ -408,7 +429,8 @@ static void hostile_datasets_are_refused(void **state) {
 
 static void big_endian_is_converted(void **state) {
     (void)state;
-    hid_t f = H5Fcreate(in_folder("big.h5"), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), space = space_of(1, 3, 0, 0);
+    hid_t f = H5Fcreate(in_folder("big.h5"), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT),
+          space = space_of(1, 3, 0, 0);
     hid_t d = H5Dcreate2(f, "x", H5T_STD_U16BE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
     const uint16_t data[3] = {1, 256, 513};
     H5Dwrite(d, H5T_NATIVE_UINT16, H5S_ALL, H5S_ALL, H5P_DEFAULT, data);
@@ -488,8 +510,8 @@ static void truncation_is_always_refused(void **state) {
     free(bytes);
 }
 
-// In a child: HDF5 itself may crash on a damaged file (once in 850 by our measurements), which must not end the test
-// silently. Exit status: 0 refused, 1 read right, 2 silently wrong.
+// In a child: HDF5 itself may crash on a damaged file (once in 850 by our measurements), which must not end
+// the test silently. Exit status: 0 refused, 1 read right, 2 silently wrong.
 static int try_flip(const unsigned char *bytes, size_t n) {
     spill(in_folder("flip.h5"), bytes, n);
     fflush(NULL);
@@ -511,20 +533,24 @@ static void flipped_bits_are_never_read_as_other_numbers(void **state) {
     int count[4] = {0};
     for (uint32_t k = 0; k < 1000; k++) {
         // a third in the last 2000 bytes and a third in the first 2000, where the structures are
-        size_t at = k % 3 == 0 ? rnd(200000 + k) % n : k % 3 == 1 ? rnd(200000 + k) % 2000 : n - 1 - rnd(200000 + k) % 2000;
+        size_t at = k % 3 == 0   ? rnd(200000 + k) % n
+                    : k % 3 == 1 ? rnd(200000 + k) % 2000
+                                 : n - 1 - rnd(200000 + k) % 2000;
         unsigned char bit = (unsigned char)(1u << (rnd(300000 + k) % 8));
         bytes[at] ^= bit;
         count[try_flip(bytes, n)]++;
         bytes[at] ^= bit;
     }
-    print_message("bit flips: %d refused, %d harmless, %d silently wrong, %d crashed\n", count[0], count[1], count[2], count[3]);
+    print_message("bit flips: %d refused, %d harmless, %d silently wrong, %d crashed\n", count[0], count[1],
+                  count[2], count[3]);
     assert_true(count[0] > 300);
     assert_int_equal(count[2], 0);
     assert_int_equal(count[3], 0);
     free(bytes);
 }
 
-// ---- a disk that does not take it -------------------------------------------------------------------------------------
+// ---- a disk that does not take it
+// -------------------------------------------------------------------------------------
 
 static int files_in(const char *path) {
     int n = 0;
@@ -578,7 +604,8 @@ static int child_with_full_disk(rlim_t limit, int kind) {
         setrlimit(RLIMIT_FSIZE, &small);
         const char *path = in_folder("full/old.h5");
         oht_status status = kind == 2 ? publish_much(path) : write_much(path, kind == 1);
-        bool good = status == OHT_IO && strstr(oht_error_last()->text, "old.h5") && strstr(oht_error_last()->text, strerror(EFBIG));
+        bool good = status == OHT_IO && strstr(oht_error_last()->text, "old.h5") &&
+                    strstr(oht_error_last()->text, strerror(EFBIG));
         good = good && H5close() >= 0; // what exit would do
         _exit(good ? 0 : 1);
     }
@@ -591,12 +618,15 @@ static void full_disk_is_an_error_and_keeps_the_old_file(void **state) {
     (void)state;
     assert_int_equal(mkdir(in_folder("full"), 0700), 0);
     OK(oht_file_replace(in_folder("full/old.h5"), "old", 3));
-    static const rlim_t limit[] = {0, 1, 48, 100, 500, 1000, 2048, 4096, 10000, 100000, 260000, 262144, 300000, 700000, 1000000, 2000000};
+    static const rlim_t limit[] = {0,     1,      48,     100,    500,    1000,   2048,    4096,
+                                   10000, 100000, 260000, 262144, 300000, 700000, 1000000, 2000000};
     for (int kind = 0; kind < 3; kind++) {
         for (size_t i = 0; i < sizeof(limit) / sizeof(limit[0]); i++) {
             if (kind == 2 && limit[i] > 250000) continue; // the report is smaller
             int how = child_with_full_disk(limit[i], kind);
-            if (how != 0) fail_msg("limit %llu, kind %d: wait status %x", (unsigned long long)limit[i], kind, (unsigned)how);
+            if (how != 0)
+                fail_msg("limit %llu, kind %d: wait status %x", (unsigned long long)limit[i], kind,
+                         (unsigned)how);
             unsigned char *bytes;
             assert_int_equal(slurp(in_folder("full/old.h5"), &bytes), 3);
             assert_memory_equal(bytes, "old", 3);
@@ -616,7 +646,9 @@ static void missing_permission_is_an_error(void **state) {
     pid_t child = fork();
     if (child == 0) { // root may write anywhere
         const char *path = in_folder("locked/new.h5"); // the file is what shall be missing
-        if (mkdir(in_folder("locked"), 0500) != 0 || chown(in_folder("locked"), 65534, 65534) != 0 || chmod(folder, 0755) != 0) _exit(77);
+        if (mkdir(in_folder("locked"), 0500) != 0 || chown(in_folder("locked"), 65534, 65534) != 0 ||
+            chmod(folder, 0755) != 0)
+            _exit(77);
         if (setgid(65534) != 0 || setuid(65534) != 0) _exit(77);
         bool good = oht_h5_create(&f, path) == OHT_IO && strstr(oht_error_last()->text, strerror(EACCES)) &&
                     strstr(oht_error_last()->text, "new.h5") && strstr(oht_error_last()->text, "fix:");
@@ -656,7 +688,8 @@ static void folders_and_plain_files(void **state) {
     assert_int_equal(files_in(in_folder("a/b/c")), 1);
 }
 
-// ---- kill -9 -----------------------------------------------------------------------------------------------------------
+// ---- kill -9
+// -----------------------------------------------------------------------------------------------------------
 
 // Publishes and commits in a loop; every file holds one number n in two places.
 static void publish_for_ever(const char *path, bool in_memory) {
@@ -668,7 +701,9 @@ static void publish_for_ever(const char *path, bool in_memory) {
         for (int i = 0; i < 20000; i++) data[i] = n;
         if (!in_memory && oht_h5_create(&f, path) != OHT_OK) _exit(1);
         if ((n == 0 || !in_memory) && oht_h5_make(f, "x", &shape, false, true) != OHT_OK) _exit(1);
-        if (oht_h5_write(f, "x", 0, 20000, OHT_H5_I64, data) != OHT_OK || oht_h5_set_int(f, "/", "n", n) != OHT_OK) _exit(1);
+        if (oht_h5_write(f, "x", 0, 20000, OHT_H5_I64, data) != OHT_OK ||
+            oht_h5_set_int(f, "/", "n", n) != OHT_OK)
+            _exit(1);
         if ((in_memory ? oht_h5_publish(f) : oht_h5_commit(f)) != OHT_OK) _exit(1);
     }
 }
