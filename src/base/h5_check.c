@@ -276,12 +276,16 @@ done:
 }
 
 oht_status oht_h5_dataset(oht_h5 *file, const char *name, oht_h5_slot **out) {
-    while (*name == '/') name++; // one dataset, one slot
     *out = NULL;
+    while (*name == '/') name++; // one dataset, one slot
+    size_t length = strlen(name);
+    if (length == 0) OHT_FAIL(OHT_DATA, "%s: / is a group, expected a dataset", file->path);
     oht_h5_slot *oldest = &file->slot[0];
+    if (length >= sizeof(oldest->name))
+        OHT_FAIL(OHT_DATA, "%s: dataset with a name of %zu characters", file->path, length);
     for (int i = 0; i < OHT_H5_SLOTS; i++) {
         oht_h5_slot *slot = &file->slot[i];
-        if (slot->name && strcmp(slot->name, name) == 0) {
+        if (strcmp(slot->name, name) == 0) {
             slot->used = ++file->clock;
             *out = slot;
             return OHT_OK;
@@ -291,15 +295,14 @@ oht_status oht_h5_dataset(oht_h5 *file, const char *name, oht_h5_slot **out) {
     hid_t id;
     OHT_TRY(oht_h5_object(file, name, &id));
     oht_h5_shape shape;
-    char *copy = NULL;
     oht_status status = oht_h5_check(file, name, id, &shape);
-    if (status == OHT_OK) status = oht_strdup(&copy, name);
     if (status != OHT_OK) {
         H5Oclose(id);
         return oht_error_frame(status, __FILE__, __LINE__);
     }
-    if (oldest->name) oht_h5_forget(file, oldest->name);
-    *oldest = (oht_h5_slot){.name = copy, .id = id, .shape = shape, .used = ++file->clock};
+    oht_h5_forget(oldest);
+    *oldest = (oht_h5_slot){.id = id, .shape = shape, .used = ++file->clock};
+    memcpy(oldest->name, name, length + 1);
     *out = oldest;
     return OHT_OK;
 }
@@ -308,8 +311,8 @@ oht_status oht_h5_select(oht_h5 *file, const char *name, const oht_h5_slot *slot
                          hid_t *file_space, hid_t *memory_space) {
     *file_space = *memory_space = -1;
     if (first < 0 || rows < 1 || first > slot->shape.dim[0] - rows)
-        OHT_FAIL(OHT_DATA, "%s: rows %" PRId64 " to %" PRId64 " asked of %s, which has %" PRId64, file->path,
-                 first, first + rows, name, slot->shape.dim[0]);
+        OHT_FAIL(OHT_DATA, "%s: %" PRId64 " rows from row %" PRId64 " on asked of %s, which has %" PRId64,
+                 file->path, rows, first, name, slot->shape.dim[0]);
     hsize_t start[OHT_H5_RANK] = {(hsize_t)first}, count[OHT_H5_RANK];
     for (int i = 0; i < slot->shape.rank; i++) count[i] = (hsize_t)(i == 0 ? rows : slot->shape.dim[i]);
     *file_space = H5Dget_space(slot->id);

@@ -53,14 +53,13 @@ static oht_status file_new(oht_h5 **out, const char *path, oht_h5_mode mode) {
     return OHT_OK;
 }
 
-void oht_h5_forget(oht_h5 *file, const char *name) {
-    for (int i = 0; i < OHT_H5_SLOTS; i++) {
-        oht_h5_slot *slot = &file->slot[i];
-        if (!slot->name || (name && strcmp(slot->name, name) != 0)) continue;
-        H5Dclose(slot->id);
-        oht_free(slot->name);
-        *slot = (oht_h5_slot){0};
-    }
+void oht_h5_forget(oht_h5_slot *slot) {
+    if (slot->name[0] != '\0') H5Dclose(slot->id);
+    *slot = (oht_h5_slot){0};
+}
+
+void oht_h5_forget_all(oht_h5 *file) {
+    for (int i = 0; i < OHT_H5_SLOTS; i++) oht_h5_forget(&file->slot[i]);
 }
 
 void oht_h5_close(oht_h5 *file) {
@@ -68,7 +67,7 @@ void oht_h5_close(oht_h5 *file) {
     oht_h5_lock();
     if (file->mode != OHT_H5_READ && !file->sink.error)
         file->sink.error = ECANCELED; // closing writes nothing more
-    oht_h5_forget(file, NULL);
+    oht_h5_forget_all(file);
     if (file->id >= 0) H5Fclose(file->id);
     if (file->driver >= 0) H5FDunregister(file->driver);
     oht_h5_unlock();
@@ -246,7 +245,7 @@ fail:
 // Closing and opening again is what makes the bytes those of a finished file: while it is open, the latest
 // format marks a file as being written, and readers refuse it.
 static oht_status finish_memory(oht_h5 *file) {
-    oht_h5_forget(file, NULL);
+    oht_h5_forget_all(file);
     bool good = H5Fclose(file->id) >= 0;
     file->id = -1;
     if (file->sink.error) return oht_h5_write_failed(file, "/", "update");
@@ -272,7 +271,7 @@ oht_status oht_h5_commit(oht_h5 *file) {
     if (file->mode != OHT_H5_CREATE)
         OHT_FAIL_GOTO(status, OHT_INTERNAL, done, "%s: only created files are committed", file->path);
     oht_h5_lock();
-    oht_h5_forget(file, NULL);
+    oht_h5_forget_all(file);
     bool good = H5Fflush(file->id, H5F_SCOPE_LOCAL) >= 0;
     good = H5Fclose(file->id) >= 0 && good;
     file->id = -1;

@@ -26,8 +26,8 @@ typedef struct oht_h5_sink {
 typedef enum oht_h5_mode { OHT_H5_READ, OHT_H5_CREATE, OHT_H5_MEMORY } oht_h5_mode;
 
 typedef struct oht_h5_slot {
-    char *name;
-    hid_t id; // 0 = empty slot
+    char name[256]; // empty: the slot is free
+    hid_t id;
     oht_h5_shape shape;
     uint64_t used;
 } oht_h5_slot;
@@ -59,7 +59,8 @@ OHT_CHECKED oht_status oht_h5_object(oht_h5 *file, const char *name, hid_t *out)
 OHT_CHECKED oht_status oht_h5_check(oht_h5 *file, const char *name, hid_t dataset, oht_h5_shape *out);
 // The dataset, opened and checked, kept open among the file's slots.
 OHT_CHECKED oht_status oht_h5_dataset(oht_h5 *file, const char *name, oht_h5_slot **out);
-void oht_h5_forget(oht_h5 *file, const char *name); // closes its slot; NULL: all slots
+void oht_h5_forget(oht_h5_slot *slot); // closes the dataset
+void oht_h5_forget_all(oht_h5 *file);
 hid_t oht_h5_file_type(oht_h5_type type); // predefined, not to be closed
 hid_t oht_h5_memory_type(oht_h5_type type); // the same
 const char *oht_h5_type_name(int type);

@@ -136,7 +136,7 @@ static oht_status write_rows(oht_h5 *file, const char *name, int64_t first, int6
         OHT_FAIL(OHT_INTERNAL, "%s: %s holds %s, %s were to be written", file->path, name,
                  oht_h5_type_name((int)slot->shape.type), oht_h5_type_name((int)type));
     if (rows == 0) return OHT_OK;
-    if (first >= 0 && rows > 0 && first + rows > slot->shape.dim[0])
+    if (first >= 0 && rows > 0 && first < INT64_MAX - rows && first + rows > slot->shape.dim[0])
         OHT_TRY(set_rows(file, name, slot, first + rows));
     hid_t file_space, memory_space;
     OHT_TRY(oht_h5_select(file, name, slot, first, rows, &file_space, &memory_space));
@@ -172,7 +172,7 @@ oht_status oht_h5_delete(oht_h5 *file, const char *name) {
     if (status == OHT_OK) status = oht_h5_object(file, name, &id);
     if (status == OHT_OK) {
         H5Oclose(id);
-        oht_h5_forget(file, NULL); // some may be members of the group
+        oht_h5_forget_all(file); // some may be members of the group
         status = finish_write(file, name, H5Ldelete(file->id, name, H5P_DEFAULT), "delete");
     }
     oht_h5_unlock();
