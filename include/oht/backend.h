@@ -17,6 +17,18 @@
 
 typedef enum oht_act { OHT_ACT_NONE, OHT_ACT_RELU, OHT_ACT_GELU } oht_act; // GELU: exact erf form
 
+// Simulated quantization of one number (spec transformers 5.1): x^ = step (clip(round(x / step) + zero, low, high) - zero),
+// round half to even. zero, low, high are whole numbers.
+typedef struct oht_fakequant {
+    float step, zero, low, high;
+} oht_fakequant;
+
+// What it does to a tensor: sum x^2, sum (x - x^)^2, values beyond [low, high].
+typedef struct oht_quant_error {
+    double signal, noise;
+    int64_t clipped;
+} oht_quant_error;
+
 // Hopfield association of one attention: s_ij = beta <q_i, k_j>, P = f(S) over the visible keys j, out = Drop(P) V.
 typedef struct oht_assoc {
     oht_assoc_spec f;
@@ -24,10 +36,12 @@ typedef struct oht_assoc {
     bool causal;  // key j visible to query i only if j <= i
     int heads;
     oht_draw drop; // dropout on P; element index of (h, i, j) in a sample: (h * T + i) * T + j
+    // Evaluation: scores are quantized before the mask, P after f; NULL = not. Host memory.
+    const oht_fakequant *quant_scores, *quant_probs;
 } oht_assoc;
 
 // Optional insight into attention, for taps (each may be OHT_NO_TENSOR). scores: (B,H,T,T) after beta, before the mask;
-// probs: (B,H,T,T) after f, before dropout.
+// probs: (B,H,T,T) after f, before dropout; both before they are quantized.
 typedef struct oht_attention_inner {
     oht_tensor scores, probs;
 } oht_attention_inner;
@@ -150,6 +164,12 @@ struct oht_backend {
     void (*null_mass)(oht_backend *be, double *mean_h, oht_tensor row);
     // mean over all leading axes of pi: host memory (H).
     void (*gate_mean)(oht_backend *be, double *mean_h, oht_tensor pi);
+
+    // Simulated quantization of `rows` rows of n floats, ld apart. q: one quantizer, or one a row when per_row.
+    void (*minmax)(oht_backend *be, const float *x, int64_t rows, int64_t n, int64_t ld, float out[2]); // host; NaN: not all finite
+    void (*fake_quantize)(oht_backend *be, float *x, int64_t rows, int64_t n, int64_t ld, const oht_fakequant *q, bool per_row);
+    void (*quant_error)(oht_backend *be, const float *x, int64_t rows, int64_t n, int64_t ld, const oht_fakequant *q, bool per_row,
+                        oht_quant_error *out); // host; x is not changed
 };
 
 // The CPU backend (kernels/cpu/backend.c). Free with oht_backend_destroy.

@@ -36,6 +36,27 @@ typedef enum oht_schedule {
 // (--wd_LN_gamma); every 1-D tensor, position embedding and class token (timm's rule).
 typedef enum oht_no_decay { OHT_NO_DECAY_BIAS_NORM, OHT_NO_DECAY_BIAS, OHT_NO_DECAY_VECTORS } oht_no_decay;
 
+// Post-training quantization, spec transformers 5.
+typedef enum oht_range_kind {
+    OHT_RANGE_MINMAX,
+    OHT_RANGE_MSE,
+    OHT_RANGE_RUNNING_MINMAX,
+    OHT_RANGE_MSE_GRID
+} oht_range_kind;
+typedef enum oht_mse_margin { OHT_MARGIN_ABSOLUTE, OHT_MARGIN_RELATIVE } oht_mse_margin;
+typedef enum oht_quant_setup {
+    OHT_QUANT_FP32_HEAD,      // the head stays exact
+    OHT_QUANT_ALL,            // head weights and logits are quantized, too
+    OHT_QUANT_INT16_FINAL_LN, // exact head; 16 bits for the gain and the output of the final LayerNorm
+    OHT_QUANT_INT16_ALL_LN    // exact head; 16 bits for those of every LayerNorm
+} oht_quant_setup;
+typedef enum oht_quant_method { OHT_QUANT_ASYMMETRIC, OHT_QUANT_SYMMETRIC } oht_quant_method;
+typedef enum oht_quant_calibration {
+    OHT_CALIBRATE_AUTO, // BERT: validation, OPT: train, as the published numbers
+    OHT_CALIBRATE_TRAIN,
+    OHT_CALIBRATE_VALIDATION
+} oht_quant_calibration;
+
 typedef enum oht_resume { OHT_RESUME_AUTO, OHT_RESUME_NEVER, OHT_RESUME_MUST } oht_resume;
 
 typedef struct oht_model_config {
@@ -93,6 +114,25 @@ typedef struct oht_outliers_config {
     double publish_s;   // seconds between publications of outliers.h5
 } oht_outliers_config;
 
+typedef struct oht_quant_config {
+    int64_t weights, activations; // bits; 0 = that part stays exact
+    oht_quant_setup setup;
+    oht_range_kind weight_ranges; // minmax or mse
+    bool per_channel;             // of weights
+    oht_range_kind activation_ranges;
+    oht_quant_method activation_method;
+    double percentile;            // 0 = minimum and maximum
+    oht_mse_margin mse_margin;
+    bool include_masked_scores;
+    int64_t batches, batch;       // of calibration; sequences in one
+    oht_quant_calibration calibration;
+    int64_t seed, seeds;          // first calibration seed, number of them
+    char file[OHT_PATH];          // quant.h5 to take ranges from instead of calibrating; none
+    int64_t sensitivity_batches;  // as eval.max_batches
+    bool integer_check;
+    int64_t every;                // steps between quantized losses while training; 0 = off
+} oht_quant_config;
+
 typedef struct oht_run_config {
     char device[8];     // auto | cpu
     oht_resume resume;
@@ -111,6 +151,7 @@ typedef struct oht_config {
     oht_train_config train;
     oht_eval_config eval;
     oht_outliers_config outliers;
+    oht_quant_config quant;
     oht_run_config run;
     oht_compat_config compat;
 } oht_config;

@@ -11,6 +11,7 @@
 
 #include "cpu/association.h"
 #include "cpu/cpu.h"
+#include "cpu/fakequant.h"
 #include "cpu/philox.h"
 
 enum { BLOCK = 64 }; // queries at a time
@@ -107,6 +108,8 @@ static void block_fwd(const problem *p, float *out, float *row, const oht_attent
     }
     if (p->as->causal) n = min_i64(n, i0 + rows);
     if (n > 0 && !all_scores) scores(p, s, b, h, i0, rows, n);
+    if (p->as->quant_scores)
+        for (int64_t r = 0; r < rows; r++) fake_quantize_row(s + r * ld, n, *p->as->quant_scores);
     for (int64_t r = 0; r < rows; r++) {
         float *sr = s + r * ld;
         int64_t i = i0 + r, seen = mask_row(p, sr, b, i, n, holes);
@@ -117,6 +120,7 @@ static void block_fwd(const problem *p, float *out, float *row, const oht_attent
             if (n > 0) memcpy(to, sr, (size_t)n * sizeof(float));
             fill_zero(to + n, T - n);
         }
+        if (p->as->quant_probs) fake_quantize_row(sr, seen, *p->as->quant_probs); // the zeros behind stay zero
         association_drop d = draw_row(p, b, h, i, seen, buffer);
         if (!d.bits) continue;
 #pragma omp simd

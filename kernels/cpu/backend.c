@@ -69,6 +69,9 @@ static const oht_backend table = {
     .moments = moments_cpu,
     .null_mass = null_mass_cpu,
     .gate_mean = gate_mean_cpu,
+    .minmax = minmax_cpu,
+    .fake_quantize = fake_quantize_cpu,
+    .quant_error = quant_error_cpu,
 };
 
 oht_status oht_backend_cpu_create(oht_backend **out) {

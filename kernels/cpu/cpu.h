@@ -102,3 +102,8 @@ double sumsq_cpu(oht_backend *be, const float *x, int64_t n);
 void moments_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, oht_moments *out);
 void null_mass_cpu(oht_backend *be, double *mean_h, oht_tensor row);
 void gate_mean_cpu(oht_backend *be, double *mean_h, oht_tensor pi);
+
+void minmax_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, int64_t ld, float out[2]);
+void fake_quantize_cpu(oht_backend *be, float *x, int64_t rows, int64_t n, int64_t ld, const oht_fakequant *q, bool per_row);
+void quant_error_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, int64_t ld, const oht_fakequant *q, bool per_row,
+                     oht_quant_error *out);
