@@ -3,7 +3,7 @@
 //   count    labels of the global batch, stop requests, failures: one small all-reduce, before any work
 //   compute  each micro-batch forward and backward; gradients of the loss sum / count add up in the flat buffer
 //   reduce   the flat gradient summed over ranks in pieces (hpc 1.3); loss and squared norm by a second small all-reduce
-//   check    loss and norm finite, or NUMERIC on every rank before anything is changed
+//   check    loss and squared gradients finite, or NUMERIC on every rank before anything is changed
 //   update   AdamW on each stretch of the flat layout, gradients scaled by min(1, clip / (norm + 1e-6))
 //
 // Each rank squares its own slice of the reduced gradient, so that all ranks use the same norm by construction.
@@ -12,6 +12,8 @@
 
 #include "oht/log.h"
 #include "oht/session.h"
+
+static const double LARGEST_NORM = 1e18; // squares of gradients stay below the largest float, 3e38
 
 double oht_clip_coefficient(double norm, double clip) {
     return clip > 0 ? fmin(1.0, clip / (norm + 1e-6)) : 1.0;
@@ -106,13 +108,15 @@ static oht_status diagnose(oht_session *s, const oht_step_batch *batch, double l
             if (worst && worst->offset < p->offset) continue;
             if (!isfinite(s->be->sumsq(s->be, s->state.grad + p->offset, p->count))) worst = p;
         }
-        snprintf(where, sizeof(where), "all activations are finite: it happened in the loss or a gradient; the first parameter whose gradient is not finite is %s",
-                 worst ? worst->name : "none");
+        if (worst)
+            snprintf(where, sizeof(where), "all activations are finite: it happened in the loss or a gradient; the first parameter whose gradient is not finite is %s", worst->name);
+        else
+            snprintf(where, sizeof(where), "all activations and gradients are finite: it happened in the loss, or squares of the gradient leave the range of AdamW's second moment");
     }
     OHT_FAIL(OHT_NUMERIC,
-             "step %lld: loss %g, gradient norm %g; %s. The parameters were not changed by this step\nfix: go on from the last checkpoint "
-             "(same command) with a smaller train.lr, more train.warmup_steps or a smaller train.clip",
-             (long long)s->state.step + 1, loss, norm, where);
+             "step %lld: loss %g, gradient norm %g; %s. The parameters were not changed by this step, and "
+             "the checkpoints before it stay\nfix: a new run (-o) with a smaller train.lr, more train.warmup_steps or a smaller train.clip",
+             (long long)s->state.step + 1, fabs(loss), fabs(norm), where);
 }
 
 // ---- update --------------------------------------------------------------------------------------------------------
@@ -173,7 +177,8 @@ oht_status oht_step(oht_session *s, const oht_step_batch *batch, oht_status pend
     out->grad_norm = sqrt(after[1]);
     out->labels = (int64_t)all.labels;
     out->lr = oht_learning_rate(&s->cfg->train, s->state.step);
-    if (!isfinite(out->loss) || !isfinite(out->grad_norm))
+    double clipped = out->grad_norm * oht_clip_coefficient(out->grad_norm, s->cfg->train.clip);
+    if (!isfinite(out->loss) || !(clipped <= LARGEST_NORM))
         return oht_agree(s->comm, diagnose(s, batch, out->loss, out->grad_norm));
 
     update(s, out->lr, out->grad_norm);
