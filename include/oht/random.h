@@ -18,6 +18,8 @@ typedef enum oht_purpose {
     OHT_DRAW_ORDER = 3,   // shuffling: step = epoch
     OHT_DRAW_MASK = 4,    // MLM masking: step = optimizer step (evaluation: see src/data/masking.c)
     OHT_DRAW_TEST = 5,
+    OHT_DRAW_IMAGE = 6, // crop, flip, RandAugment: step = epoch, sample = row of the file, index = draws in order
+    OHT_DRAW_MIX = 7,   // mixup, cutmix: sample = mixing group of the global batch, index = draws in order
 } oht_purpose;
 
 // Where a tensor's dropout mask comes from: row b of the tensor's first axis is sample sample0 + b * stride of the
