@@ -25,8 +25,7 @@
 enum { VERSION = 1, BUFFER = 8 << 20, PATHS = OHT_PATH + 128 };
 static const char *const FORMAT = "ohtrain-checkpoint";
 
-// ---- the folder
-// ----------------------------------------------------------------------------------------------------------
+// ---- the folder ---------------------------------------------------------------------------------
 
 typedef struct step_list {
     int64_t *step;
@@ -103,8 +102,7 @@ static void point_latest(const char *rundir, int64_t step) {
     }
 }
 
-// ---- pieces
-// --------------------------------------------------------------------------------------------------------------
+// ---- pieces -------------------------------------------------------------------------------------
 
 typedef struct buffer {
     float *x;
@@ -133,8 +131,7 @@ static bool all_finite(const float *x, size_t n) {
     return bad == 0;
 }
 
-// ---- writing
-// -------------------------------------------------------------------------------------------------------------
+// ---- writing ------------------------------------------------------------------------------------
 
 static oht_status write_one(oht_h5 *file, const char *group, const oht_param *p, oht_backend *be,
                             const float *flat, const buffer *b) {
@@ -216,8 +213,7 @@ oht_status oht_checkpoint_write(const char *rundir, const oht_config *cfg, const
     return tidy(rundir, state->step, keep > 0 ? keep : 1);
 }
 
-// ---- reading
-// -------------------------------------------------------------------------------------------------------------
+// ---- reading ------------------------------------------------------------------------------------
 
 // What is wrong with a checkpoint: damage lets the one before be tried, another model does not.
 typedef struct reader {

@@ -50,4 +50,4 @@ with xarray.open_dataset(path, group="activations") as d:
     for tap in taps:
         assert d["inf_norm_max"].sel(tap=tap).shape == (rows,)
         if rows:
-            assert float(d["inf_norm_max"].sel(tap=tap, step=1)) > 0
+            assert float(d["inf_norm_max"].sel(tap=tap, step=int(d["step"][0]))) > 0
