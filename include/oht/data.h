@@ -89,7 +89,7 @@ typedef struct oht_prepare_text {
     const char *json_field;        // NULL: plain text, one row a line; else JSON lines with this field
     int64_t tokens;                // block size T
     int64_t rows_per_group;        // 1000: ids are concatenated per group, cut into blocks, remainder dropped (spec 3.1)
-    bool keep_remainder;           // keep the remainder of each group as a padded block
+    bool keep_remainder;           // keep the remainder of each group as a padded block; an MLM group shorter than T always is
     const char *out;
 } oht_prepare_text;
 
