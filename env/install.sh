@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Installs the Debian packages of env/debian.txt that are missing. Says which; asks nothing; uses sudo when not root.
+#   env/install.sh [LIST...]     e.g. env/install.sh debian debian-slurm
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
+lists=("${@:-debian}")
+packages=$(cd "$here" && grep -hv '^#' "${lists[@]/%/.txt}")
 missing=()
-for package in $(grep -v '^#' "$here/debian.txt"); do
+for package in $packages; do
     status=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$status" = installed ] || missing+=("$package")
 done

@@ -13,6 +13,7 @@ case "${1:-}" in
 esac
 
 bash "$root/env/install.sh" || exit 1
+[ "$all" -eq 0 ] || bash "$root/env/install.sh" debian-slurm || echo "no Slurm here: its test will be skipped"
 passed=0 failed=0 skipped=0
 
 # suite NAME FOLDER ctest-options...: runs a build's tests and adds up what ctest reports.

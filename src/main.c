@@ -11,6 +11,7 @@
 #include "oht/cmd.h"
 #include "oht/h5.h"
 #include "oht/log.h"
+#include "oht/train.h"
 
 static const oht_command *const COMMANDS[] = {
     &oht_cmd_train, &oht_cmd_eval, &oht_cmd_prepare, &oht_cmd_report, &oht_cmd_check, &oht_cmd_bench, NULL};
@@ -95,6 +96,7 @@ int main(int argc, char **argv) {
     if (command && answer(word ? command : NULL, argc, argv))
         return fflush(stdout) == 0 && !ferror(stdout) ? OHT_OK : OHT_IO;
 
+    if (command == &oht_cmd_train) oht_signals_install(); // MPI_Init takes a second: a stop request meanwhile is not a kill
     oht_comm *comm;
     oht_status status = oht_comm_init(&argc, &argv, &comm);
     if (status != OHT_OK) {

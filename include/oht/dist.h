@@ -18,8 +18,9 @@ int oht_comm_size(const oht_comm *comm);
 int oht_comm_local_rank(const oht_comm *comm); // among the ranks of this node
 const char *oht_comm_node(const oht_comm *comm);
 
-// Collective. Rank 0 logs one line a node (ranks, cores, threads) and warns where threads outnumber the cores they may use.
-OHT_CHECKED oht_status oht_comm_describe(oht_comm *comm);
+// Collective. Rank 0 logs one line a node (ranks, cores, threads, which rank on which device) and warns where threads outnumber
+// the cores they may use. `device` names this rank's own.
+OHT_CHECKED oht_status oht_comm_describe(oht_comm *comm, const char *device);
 
 // Collective. Every rank gets status and message of the first rank that failed, and all return the same. Any error is worse
 // than OHT_STOPPED, which is worse than OHT_OK. Call it after each phase that can fail on one rank alone.

@@ -241,7 +241,25 @@ typedef struct place {
     int leader; // world rank of the first rank of its node
     int threads;
     char node[NODE_NAME];
+    char device[32];
 } place;
+
+// "rank 0 on cuda 0, rank 1 on cuda 1" or "ranks 0-3 on cpu": the node's ranks, neighbours on the same device together.
+static void list_ranks(const place *ranks, int size, int leader, char *out, size_t room) {
+    size_t used = 0;
+    for (int r = leader; r < size && used < room; r++) {
+        if (ranks[r].leader != leader) continue;
+        int last = r;
+        while (last + 1 < size && ranks[last + 1].leader == leader && strcmp(ranks[last + 1].device, ranks[r].device) == 0)
+            last++;
+        const char *comma = used > 0 ? ", " : "";
+        int n = last == r ? snprintf(out + used, room - used, "%srank %d on %s", comma, r, ranks[r].device)
+                          : snprintf(out + used, room - used, "%sranks %d-%d on %s", comma, r, last, ranks[r].device);
+        used += n < 0 ? room : (size_t)n;
+        r = last;
+    }
+    if (used >= room) snprintf(out + room - 5, 5, " ...");
+}
 
 static void describe_node(const place *ranks, int size, int leader) {
     cpu_set_t cores;
@@ -256,8 +274,10 @@ static void describe_node(const place *ranks, int size, int leader) {
     }
     const char *node = ranks[leader].node;
     int available = CPU_COUNT(&cores);
-    oht_log("node %s: %d rank%s, %d core%s, %d thread%s", node, n, n == 1 ? "" : "s", available,
-            available == 1 ? "" : "s", threads, threads == 1 ? "" : "s");
+    char list[1024];
+    list_ranks(ranks, size, leader, list, sizeof(list));
+    oht_log("node %s: %d rank%s, %d core%s, %d thread%s: %s", node, n, n == 1 ? "" : "s", available,
+            available == 1 ? "" : "s", threads, threads == 1 ? "" : "s", list);
     if (crowded >= 0)
         oht_warn("rank %d on node %s runs %d threads on %d core%s: it will be slow (fix: mpirun --bind-to "
                  "none, or "
@@ -271,12 +291,13 @@ static void describe_node(const place *ranks, int size, int leader) {
                  node, threads, available, available == 1 ? "" : "s", available / n > 0 ? available / n : 1);
 }
 
-oht_status oht_comm_describe(oht_comm *comm) {
+oht_status oht_comm_describe(oht_comm *comm, const char *device) {
     place mine;
     memset(&mine, 0, sizeof(mine));
     mine.leader = comm->rank;
     mine.threads = omp_get_max_threads();
     snprintf(mine.node, sizeof(mine.node), "%s", comm->node);
+    snprintf(mine.device, sizeof(mine.device), "%s", device);
     if (sched_getaffinity(0, sizeof(mine.cores), &mine.cores) != 0) // more cores than a cpu_set_t names
         for (size_t i = 0; i < CPU_SETSIZE && i < (size_t)sysconf(_SC_NPROCESSORS_ONLN); i++)
             CPU_SET(i, &mine.cores);

@@ -4,7 +4,6 @@
 // phases that all ranks enter together end with oht_agree. A checkpoint of step k is written after everything that
 // belongs to steps <= k is in metrics.jsonl and outliers.h5, so a resumed run can cut both back to k and repeat the rest.
 #include <math.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -216,20 +215,11 @@ static oht_status start_loader(trainer *t) {
     return oht_loader_create(&t->loader, cfg->data.path, &lc);
 }
 
-// mpirun binds a rank to one core unless told otherwise (hpc 1): more threads than cores are slow.
-static void warn_binding(const oht_session *s) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) < s->be->threads)
-        oht_warn("%d threads share %d core%s: mpirun binds ranks to cores; use mpirun --bind-to none, or OMP_NUM_THREADS=%d",
-                 s->be->threads, CPU_COUNT(&set), CPU_COUNT(&set) == 1 ? "" : "s", CPU_COUNT(&set));
-}
-
 static void announce(const trainer *t) {
     const oht_session *s = t->s;
     const oht_config *cfg = t->cfg;
     oht_session_memory m = oht_session_bytes(s);
     int size = oht_comm_size(t->comm);
-    warn_binding(s);
     oht_log("%s, attention %s: %lld parameters; %lld + %lld sequences of %lld tokens", oht_model_type_name(cfg->model.type),
             cfg->model.attention, (long long)oht_params_count(s->params), (long long)s->text.rows[0], (long long)s->text.rows[1],
             (long long)s->tokens);
@@ -242,6 +232,7 @@ static oht_status train(trainer *t) {
     OHT_TRY(oht_session_create(&t->s, t->comm, t->cfg, NULL, OHT_FOR_TRAINING | OHT_FOR_EVALUATION));
     oht_status status = t->root ? oht_rundir_open(&t->dir, t->path, t->cfg) : OHT_OK;
     OHT_TRY(oht_agree(t->comm, status));
+    OHT_TRY(oht_comm_describe(t->comm, t->s->be->name));
     announce(t);
     OHT_TRY(oht_session_allocate(t->s));
     OHT_TRY(resume(t));

@@ -166,7 +166,7 @@ static void nodes_are_described(void **state) {
     fflush(stderr);
     int kept = dup(STDERR_FILENO);
     dup2(fileno(file), STDERR_FILENO);
-    oht_status status = oht_comm_describe(c);
+    oht_status status = oht_comm_describe(c, oht_comm_rank(c) == 3 ? "cuda 3" : "cpu");
     fflush(stderr);
     dup2(kept, STDERR_FILENO);
     close(kept);
@@ -184,6 +184,8 @@ static void nodes_are_described(void **state) {
         OHT_CHECK(&f,
                   line && sscanf(line + strlen(expected), "%d core%*[s,] %d thread", &cores, &threads) == 2);
         OHT_CHECK(&f, cores > 0 && threads > 0);
+        static const char *const MAP[] = {"", ": rank 0 on cpu\n", ": ranks 0-1 on cpu\n", "", ": ranks 0-2 on cpu, rank 3 on cuda 3\n"};
+        OHT_CHECK(&f, size > 4 || strstr(text, MAP[size]) != NULL);
         OHT_CHECK(&f, (threads > cores) == (strstr(text, "warning: ") != NULL));
     } else
         OHT_CHECK(&f, text[0] == '\0');
