@@ -102,11 +102,11 @@ typedef struct oht_train_config {
 typedef struct oht_eval_config {
     int64_t batch;            // sequences per global evaluation batch (metrics are formed per batch)
     int64_t micro_batch;      // sequences a rank processes at once
-    int64_t max_batches;      // 0 = all
+    int64_t max_batches;      // of the last evaluation and of ohtrain eval, 0 = all
     int64_t kurtosis_batches; // batches that count for kurtosis
     int64_t inf_norm_batches; // batches that count for the infinity norm, 0 = all
     int64_t mask_seed;        // of the MLM masks
-    int64_t train_eval_batches; // as max_batches, for the evaluations during training
+    int64_t train_eval_batches; // as max_batches, for the evaluations before the last step
 } oht_eval_config;
 
 typedef struct oht_outliers_config {

@@ -80,7 +80,7 @@ static const oht_key KEYS[] = {
     {FLOAT(data, mlm_probability, "0.15", 0, 1), .open_low = true, .open_high = true,
      .help = "share of tokens masked for BERT"},
 
-    {INT(train, steps, "150", 1, INT64_C(1000000000)), .unit = "steps", .may_change = true,
+    {INT(train, steps, "100", 1, INT64_C(1000000000)), .unit = "steps", .may_change = true,
      .help = "optimizer steps of the whole run; a resumed run may ask for more, and its schedule then "
              "follows the new number"},
     {INT(train, global_batch, "16", 1, 1 << 20), .unit = "sequences",
@@ -92,7 +92,7 @@ static const oht_key KEYS[] = {
      .help = "arithmetic of training"},
     {FLOAT(train, lr, "0.001", 0, 100), .help = "peak learning rate"},
     {ENUM(train, schedule, "linear", SCHEDULES), .help = "learning rate after the warm-up"},
-    {INT(train, warmup_steps, "15", 0, INT64_C(1000000000)), .unit = "steps",
+    {INT(train, warmup_steps, "10", 0, INT64_C(1000000000)), .unit = "steps",
      .help = "linear warm-up from 0"},
     {INT(train, cycles, "1", 1, 1000000), .help = "restarts of cosine_with_restarts"},
     {FLOAT(train, lr_power, "1", 0, 100), .open_low = true, .help = "exponent of the polynomial schedule"},
@@ -122,7 +122,7 @@ static const oht_key KEYS[] = {
     {INT(eval, micro_batch, "8", 1, 1 << 20), .unit = "sequences", .may_change = true,
      .help = "sequences a rank evaluates at once"},
     {INT(eval, max_batches, "0", 0, INT64_C(1000000000)), .unit = "batches", .may_change = true,
-     .help = "evaluation batches of the final evaluation and of ohtrain eval; 0 = all"},
+     .help = "batches of the evaluation after the last step and of ohtrain eval; 0 = all"},
     {INT(eval, kurtosis_batches, "101", 1, INT64_C(1000000000)), .unit = "batches", .may_change = true,
      .help = "batches that count for kurtosis: 101 (OPT) and 257 (BERT) in the paper's scripts"},
     {INT(eval, inf_norm_batches, "0", 0, INT64_C(1000000000)), .unit = "batches", .may_change = true,
@@ -130,7 +130,7 @@ static const oht_key KEYS[] = {
     {INT(eval, mask_seed, "1000", 0, INT64_MAX), .may_change = true,
      .help = "of the masks in BERT's evaluation"},
     {INT(eval, train_eval_batches, "4", 0, INT64_C(1000000000)), .unit = "batches", .may_change = true,
-     .help = "batches of an evaluation during training; 0 = all"},
+     .help = "batches of the evaluations before the last step; 0 = all"},
 
     {INT(outliers, every, "10", 0, INT64_C(1000000000)), .unit = "steps", .may_change = true,
      .help = "steps between measurements of all taps; 0 = off"},

@@ -70,7 +70,10 @@ static oht_status record_evaluation(trainer *t, const oht_eval_result *r, double
 static oht_status evaluate(trainer *t) {
     double start = oht_clock_s();
     oht_eval_result result;
-    OHT_TRY(oht_evaluate(t->s, t->cfg->eval.train_eval_batches, &result));
+    const oht_eval_config *e = &t->cfg->eval;
+    // The last one is the run's result, which ohtrain report compares: as many batches as ohtrain eval takes.
+    bool last = t->s->state.step >= t->cfg->train.steps;
+    OHT_TRY(oht_evaluate(t->s, last ? e->max_batches : e->train_eval_batches, &result));
     double seconds = oht_clock_s() - start;
     oht_status status = t->pending;
     if (t->root && status == OHT_OK) status = record_evaluation(t, &result, seconds);
