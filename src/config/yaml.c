@@ -10,15 +10,15 @@
 #include "config/table.h"
 #include "oht/memory.h"
 
-enum { LARGEST_FILE = 1 << 20, KEYS_MAX = 256, SECTIONS_MAX = 16 };
+enum { LARGEST_FILE = 1 << 20, KEYS_MAX = 256, SECTIONS_MAX = 16, SECTION_NAME = 32 };
 
 typedef struct reader {
     const char *path;
     yaml_parser_t parser;
     oht_config *cfg;
     int key_line[KEYS_MAX]; // line that set a key, 0 = not yet
-    const char *section[SECTIONS_MAX];
-    int section_line[SECTIONS_MAX], n_sections;
+    char section[SECTIONS_MAX][SECTION_NAME], allowed[256]; // names of all sections, and the same as a list
+    int section_line[SECTIONS_MAX], n_sections; // line of a section, 0 = not yet
     char embed_width[32], embed_where[OHT_PATH + 16]; // assigned last, so that model.width cannot move it
 } reader;
 
@@ -102,19 +102,26 @@ static oht_status assign(reader *r, const oht_key *key, const yaml_event_t *valu
     return OHT_OK;
 }
 
-static bool is_section(const char *name) {
+// The sections are what the keys say.
+static oht_status list_sections(reader *r) {
     int n;
     const oht_key *key = oht_keys(&n);
-    size_t length = strlen(name);
-    for (int i = 0; i < n; i++)
-        if (strncmp(key[i].name, name, length) == 0 && key[i].name[length] == '.') return true;
-    return false;
+    for (int i = 0; i < n; i++) {
+        size_t length = strcspn(key[i].name, ".");
+        if (i > 0 && strncmp(key[i].name, key[i - 1].name, length + 1) == 0) continue;
+        if (n > KEYS_MAX || r->n_sections == SECTIONS_MAX || length >= SECTION_NAME)
+            OHT_FAIL(OHT_INTERNAL, "%s: the table of keys outgrew its reader at %s", r->path, key[i].name);
+        memcpy(r->section[r->n_sections++], key[i].name, length);
+        size_t used = strlen(r->allowed);
+        snprintf(r->allowed + used, sizeof(r->allowed) - used, "%s%.*s", i ? ", " : "", (int)length,
+                 key[i].name);
+    }
+    return OHT_OK;
 }
 
 static const char *section_name(const void *ctx, int i) {
-    (void)ctx;
-    static const char *const SECTIONS[] = {"model", "data", "train", "eval", "outliers", "run", "compat"};
-    return i < (int)(sizeof(SECTIONS) / sizeof(SECTIONS[0])) ? SECTIONS[i] : NULL;
+    const reader *r = ctx;
+    return i < r->n_sections ? r->section[i] : NULL;
 }
 
 // "model.layers" from section and key, or an error; counts duplicates.
@@ -155,36 +162,29 @@ static oht_status read_section(reader *r, const char *section) {
     }
 }
 
+static oht_status unknown_section(reader *r, const char *name, int line) {
+    const oht_key *key = oht_key_find(name);
+    if (key)
+        OHT_FAIL(
+            OHT_CONFIG,
+            "%s:%d: %s: a key outside its section\nfix: write \"%.*s:\" and, indented below it, \"%s: ...\"",
+            r->path, line, name, (int)strcspn(name, "."), name, strchr(name, '.') + 1);
+    const char *near = oht_nearest(name, section_name, r);
+    if (!near) near = oht_nearest_key(name);
+    OHT_FAIL(OHT_CONFIG, "%s:%d: %s: unknown section%s%s; allowed: %s", r->path, line, name,
+             near ? "; nearest: " : "", near ? near : "", r->allowed);
+}
+
 static oht_status find_section(reader *r, const yaml_event_t *event, char *name, size_t size) {
     OHT_TRY(plain_scalar(r, event, "top level", "a section"));
-    int line = line_of(event);
-    const char *word = (const char *)event->data.scalar.value;
-    snprintf(name, size, "%.60s", word);
-    if (strlen(word) > 60 || !is_section(word)) {
-        const oht_key *key = oht_key_find(word);
-        if (key)
-            OHT_FAIL(OHT_CONFIG,
-                     "%s:%d: %s: a key outside its section\nfix: write \"%.*s:\" and, indented below it, "
-                     "\"%s: ...\"",
-                     r->path, line, word, (int)strcspn(word, "."), word, strchr(word, '.') + 1);
-        const char *near = oht_nearest(name, section_name, NULL),
-                   *near_key = near ? NULL : oht_nearest_key(name);
-        OHT_FAIL(OHT_CONFIG,
-                 "%s:%d: %s: unknown section%s%s; allowed: model, data, train, eval, outliers, run, compat",
-                 r->path, line, name, near || near_key ? "; nearest: " : "",
-                 near       ? near
-                 : near_key ? near_key
-                            : "");
-    }
-    for (int i = 0; i < r->n_sections; i++)
-        if (strncmp(r->section[i], word, strlen(word)) == 0 && r->section[i][strlen(word)] == '.')
-            OHT_FAIL(OHT_CONFIG, "%s:%d: %s: this section is already in line %d", r->path, line, name,
-                     r->section_line[i]);
-    int n;
-    const oht_key *key = oht_keys(&n);
-    while (strncmp(key->name, word, strlen(word)) != 0) key++;
-    r->section[r->n_sections] = key->name; // a string that outlives the event
-    r->section_line[r->n_sections++] = line;
+    int line = line_of(event), i = 0;
+    snprintf(name, size, "%.60s", (const char *)event->data.scalar.value);
+    while (i < r->n_sections && strcmp(r->section[i], name) != 0) i++;
+    if (i == r->n_sections) return unknown_section(r, name, line);
+    if (r->section_line[i])
+        OHT_FAIL(OHT_CONFIG, "%s:%d: %s: this section is already in line %d", r->path, line, name,
+                 r->section_line[i]);
+    r->section_line[i] = line;
     return OHT_OK;
 }
 
@@ -227,9 +227,7 @@ static oht_status read_stream(reader *r) {
     const char *found = event.type == YAML_MAPPING_START_EVENT ? "an anchor or tag" : kind_of(&event);
     yaml_event_delete(&event);
     if (!mapping)
-        OHT_FAIL(OHT_CONFIG,
-                 "%s:%d: found %s, expected sections: model, data, train, eval, outliers, run, compat",
-                 r->path, line, found);
+        OHT_FAIL(OHT_CONFIG, "%s:%d: found %s, expected sections: %s", r->path, line, found, r->allowed);
     OHT_TRY(read_document(r));
     OHT_TRY(next_event(r, &event)); // document end
     yaml_event_delete(&event);
@@ -272,7 +270,8 @@ oht_status oht_config_load(oht_config *cfg, const char *path) {
         status = oht_error_set(OHT_MEMORY, __FILE__, __LINE__, "no memory to read %s", path);
     } else if (status == OHT_OK) {
         yaml_parser_set_input_string(&r.parser, bytes, n);
-        status = read_stream(&r);
+        status = list_sections(&r);
+        if (status == OHT_OK) status = read_stream(&r);
         yaml_parser_delete(&r.parser);
     }
     oht_free(bytes);
