@@ -1,5 +1,6 @@
-// Decoding, resizing and cropping against Pillow (tests/golden/images.json), and what hostile bytes do. The freely
-// licensed pictures of tests/golden/images always run; the others are read from the folder OHT_TEST_DATA.
+// Decoding, resizing and cropping against Pillow (tests/golden/images.json), and what hostile bytes do. The
+// freely licensed pictures of tests/golden/images always run; the others are read from the folder
+// OHT_TEST_DATA.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -55,7 +56,8 @@ static void assert_sha(const json_t *node, const void *bytes, size_t n, const ch
     if (strcmp(hex, golden_string(node, "sha256")) != 0) fail_msg("%s: pixels differ from Pillow's", name);
 }
 
-static void check_resize(const json_t *entry, const oht_picture *p, oht_resize_scratch *scratch, const char *name) {
+static void check_resize(const json_t *entry, const oht_picture *p, oht_resize_scratch *scratch,
+                         const char *name) {
     double *size = golden_doubles(golden_get(entry, "resized"), "size", NULL);
     double *at = golden_doubles(golden_get(entry, "crop"), "left_top", NULL);
     oht_resize to = {.width = (int)size[0],

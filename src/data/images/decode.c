@@ -1,10 +1,12 @@
-// Encoded bytes -> RGB pixels, equal to Pillow's Image.open(f).convert("RGB"): libjpeg-turbo with its defaults (accurate
-// IDCT, smooth chroma upsampling), libpng. What that means for the odd ones: EXIF orientation is not applied; CMYK is
-// read as Adobe writes it, inverted; alpha and transparency are dropped, not blended; of 16 bits the high byte counts,
-// but in pure grey values are clipped at 255; a JPEG whose data are damaged but complete is decoded as far as it goes.
+// Encoded bytes -> RGB pixels, equal to Pillow's Image.open(f).convert("RGB"): libjpeg-turbo with its
+// defaults (accurate IDCT, smooth chroma upsampling), libpng. What that means for the odd ones: EXIF
+// orientation is not applied; CMYK is read as Adobe writes it, inverted; alpha and transparency are dropped,
+// not blended; of 16 bits the high byte counts, but in pure grey values are clipped at 255; a JPEG whose data
+// are damaged but complete is decoded as far as it goes.
 //
-// Bytes are hostile: the declared size is checked against limits and against the number of bytes there are before any
-// memory is taken; both libraries report errors by longjmp to the one setjmp of their function here.
+// Bytes are hostile: the declared size is checked against limits and against the number of bytes there are
+// before any memory is taken; both libraries report errors by longjmp to the one setjmp of their function
+// here.
 #include "data/images/images.h"
 
 #include <setjmp.h>
@@ -17,9 +19,9 @@
 #include "oht/memory.h"
 
 enum {
-    MOST_SCANS = 200,     // of a progressive JPEG; encoders write about 10
+    MOST_SCANS = 200, // of a progressive JPEG; encoders write about 10
     JPEG_PIXELS_A_BYTE = 512, // at least a bit for a block of 8 x 8 of the only component
-    PNG_BYTES_A_BYTE = 1040   // deflate shrinks at most 1032 times
+    PNG_BYTES_A_BYTE = 1040 // deflate shrinks at most 1032 times
 };
 
 oht_status oht_buffer_need(oht_buffer *buffer, size_t bytes) {
@@ -39,7 +41,8 @@ static oht_status check_size(const char *kind, uint64_t width, uint64_t height) 
     if (width < 1 || height < 1 || width > OHT_IMAGE_MOST_SIDE || height > OHT_IMAGE_MOST_SIDE ||
         width * height > OHT_IMAGE_MOST_PIXELS)
         OHT_FAIL(OHT_DATA, "%s of %llu x %llu pixels, expected sides of 1 to %d and at most %d pixels", kind,
-                 (unsigned long long)width, (unsigned long long)height, OHT_IMAGE_MOST_SIDE, OHT_IMAGE_MOST_PIXELS);
+                 (unsigned long long)width, (unsigned long long)height, OHT_IMAGE_MOST_SIDE,
+                 OHT_IMAGE_MOST_PIXELS);
     return OHT_OK;
 }
 
@@ -51,7 +54,7 @@ static bool is_png(const uint8_t *bytes, size_t n) {
     return n >= 8 && png_sig_cmp(bytes, 0, 8) == 0;
 }
 
-// ---- JPEG ------------------------------------------------------------------------------------------------------------
+// ---- JPEG -----------------------------------------------------------------------------------------------
 
 typedef struct jpeg_reader {
     struct jpeg_error_mgr error; // first: libjpeg hands this address back
@@ -150,7 +153,8 @@ static void jpeg_rows(jpeg_reader *r, uint8_t *rgb, uint8_t *line) {
     size_t stride = (size_t)jpeg->output_width * 3;
     while (jpeg->output_scanline < jpeg->output_height) {
         uint8_t *out = rgb + jpeg->output_scanline * stride, *row = cmyk ? line : out;
-        if (jpeg_read_scanlines(jpeg, &row, 1) == 1 && cmyk) row_from_cmyk(out, line, (int)jpeg->output_width);
+        if (jpeg_read_scanlines(jpeg, &row, 1) == 1 && cmyk)
+            row_from_cmyk(out, line, (int)jpeg->output_width);
     }
     jpeg_finish_decompress(jpeg);
 }
@@ -172,14 +176,15 @@ static oht_status run_jpeg(jpeg_reader *r, const uint8_t *bytes, size_t n, oht_b
     return OHT_OK;
 }
 
-static oht_status decode_jpeg(const uint8_t *bytes, size_t n, oht_buffer *rgb, oht_buffer *line, oht_picture *out) {
+static oht_status decode_jpeg(const uint8_t *bytes, size_t n, oht_buffer *rgb, oht_buffer *line,
+                              oht_picture *out) {
     jpeg_reader r = {.made = false};
     oht_status status = run_jpeg(&r, bytes, n, rgb, line, out);
     if (r.made) jpeg_destroy_decompress(&r.jpeg);
     return status;
 }
 
-// ---- PNG -------------------------------------------------------------------------------------------------------------
+// ---- PNG ------------------------------------------------------------------------------------------------
 
 typedef struct png_reader {
     png_structp png;
@@ -208,11 +213,12 @@ static void png_take(png_structp png, png_bytep out, size_t n) {
     r->left -= n;
 }
 
-// Reads up to the pixels. Only the chunks that shape the pixels are looked at: no text to decompress, no profiles, no
-// gamma, and no tRNS, so that transparency is dropped.
+// Reads up to the pixels. Only the chunks that shape the pixels are looked at: no text to decompress, no
+// profiles, no gamma, and no tRNS, so that transparency is dropped.
 static void png_start(png_reader *r) {
-    static const png_byte ignored[] = "bKGD\0cHRM\0gAMA\0hIST\0iCCP\0iTXt\0oFFs\0pCAL\0pHYs\0sBIT\0sCAL\0sPLT\0"
-                                      "sRGB\0tEXt\0tIME\0tRNS\0zTXt\0eXIf";
+    static const png_byte ignored[] =
+        "bKGD\0cHRM\0gAMA\0hIST\0iCCP\0iTXt\0oFFs\0pCAL\0pHYs\0sBIT\0sCAL\0sPLT\0"
+        "sRGB\0tEXt\0tIME\0tRNS\0zTXt\0eXIf";
     r->png = png_create_read_struct(PNG_LIBPNG_VER_STRING, r, png_fail, png_ignore);
     if (r->png) r->info = png_create_info_struct(r->png);
     if (!r->info) {
@@ -237,7 +243,8 @@ static oht_status png_check(const png_reader *r, size_t n) {
 }
 
 static bool png_grey16(const png_reader *r) {
-    return png_get_bit_depth(r->png, r->info) == 16 && png_get_color_type(r->png, r->info) == PNG_COLOR_TYPE_GRAY;
+    return png_get_bit_depth(r->png, r->info) == 16 &&
+           png_get_color_type(r->png, r->info) == PNG_COLOR_TYPE_GRAY;
 }
 
 // In place, from the right: 2 bytes big-endian -> 3 equal ones.
@@ -260,7 +267,8 @@ static void png_rows(png_reader *r, uint8_t *rgb, int width, int height) {
     int passes = png_set_interlace_handling(r->png);
     png_read_update_info(r->png, r->info);
     size_t stride = (size_t)width * 3;
-    if (png_get_rowbytes(r->png, r->info) != (grey16 ? (size_t)width * 2 : stride)) png_error(r->png, "odd kind of pixels");
+    if (png_get_rowbytes(r->png, r->info) != (grey16 ? (size_t)width * 2 : stride))
+        png_error(r->png, "odd kind of pixels");
     for (int pass = 0; pass < passes; pass++)
         for (int y = 0; y < height; y++) png_read_row(r->png, rgb + (size_t)y * stride, NULL);
     for (int y = 0; y < height && grey16; y++) row_from_grey16(rgb + (size_t)y * stride, width);
@@ -287,16 +295,18 @@ static oht_status decode_png(const uint8_t *bytes, size_t n, oht_buffer *rgb, oh
     return status;
 }
 
-// ---- either ----------------------------------------------------------------------------------------------------------
+// ---- either ---------------------------------------------------------------------------------------------
 
-static oht_status read_any(const uint8_t *bytes, size_t n, oht_buffer *rgb, oht_buffer *line, oht_picture *out) {
+static oht_status read_any(const uint8_t *bytes, size_t n, oht_buffer *rgb, oht_buffer *line,
+                           oht_picture *out) {
     *out = (oht_picture){0};
     if (is_jpeg(bytes, n)) return decode_jpeg(bytes, n, rgb, line, out);
     if (is_png(bytes, n)) return decode_png(bytes, n, rgb, out);
     OHT_FAIL(OHT_DATA, n == 0 ? "an empty file" : "neither JPEG nor PNG");
 }
 
-oht_status oht_image_decode(const uint8_t *bytes, size_t n, oht_buffer *rgb, oht_buffer *line, oht_picture *out) {
+oht_status oht_image_decode(const uint8_t *bytes, size_t n, oht_buffer *rgb, oht_buffer *line,
+                            oht_picture *out) {
     return read_any(bytes, n, rgb, line, out);
 }
 

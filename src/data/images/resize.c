@@ -1,14 +1,14 @@
-// Resampling with antialiasing, bit for bit as Pillow's Image.resize does it. Along one axis, scale s = in / out, output
-// pixel x looks at the inputs around c = (x + 1/2) s:
+// Resampling with antialiasing, bit for bit as Pillow's Image.resize does it. Along one axis, scale s = in /
+// out, output pixel x looks at the inputs around c = (x + 1/2) s:
 //
 //   w_i = f((i + 1/2 - c) / max(s, 1)),  |i + 1/2 - c| < r max(s, 1),  normalised to sum 1
 //   f: triangle (bilinear, r = 1) or Keys' cubic with a = -1/2 (bicubic, r = 2)
 //
-// Weights become integers of 22 bits after the point, k = round(2^22 w); rows first, then columns, each result rounded
-// to 8 bits: out = clip((2^21 + sum_i k_i p_i) >> 22).
+// Weights become integers of 22 bits after the point, k = round(2^22 w); rows first, then columns, each
+// result rounded to 8 bits: out = clip((2^21 + sum_i k_i p_i) >> 22).
 //
-// The vector path multiplies in 16 bits: k = 2^15 h + l, 0 <= l < 2^15, so sum k p = 2^15 sum h p + sum l p, exact modulo
-// 2^32. (Numbers: AVX2 madd does 16 products an instruction, a 32-bit multiplication 8 in two.)
+// The vector path multiplies in 16 bits: k = 2^15 h + l, 0 <= l < 2^15, so sum k p = 2^15 sum h p + sum l p,
+// exact modulo 2^32. (Numbers: AVX2 madd does 16 products an instruction, a 32-bit multiplication 8 in two.)
 #include "data/images/images.h"
 
 #include <math.h>
@@ -22,13 +22,13 @@
 
 enum { BITS = 22, HALF = 1 << (BITS - 1), SPLIT = 15, GROUP = 4 };
 
-// Weights of the outputs [first, first + n) of an axis: `taps` of them, a multiple of GROUP, some zero, belong to inputs
-// start[i], start[i] + 1, ...
+// Weights of the outputs [first, first + n) of an axis: `taps` of them, a multiple of GROUP, some zero,
+// belong to inputs start[i], start[i] + 1, ...
 typedef struct axis {
     int n, taps;
-    int32_t *start;  // (n)
+    int32_t *start; // (n)
     int32_t *weight; // (n, taps)
-    int low, high;   // inputs [low, high) are looked at
+    int low, high; // inputs [low, high) are looked at
 } axis;
 
 static double triangle(double x) {
@@ -45,7 +45,8 @@ static double cubic(double x) {
 }
 
 // The weights of one output in w; how many there are, and the first input.
-static int weights_at(double center, double support, double scale, int in, oht_filter filter, double *w, int *first) {
+static int weights_at(double center, double support, double scale, int in, oht_filter filter, double *w,
+                      int *first) {
     int low = (int)(center - support + 0.5), high = (int)(center + support + 0.5);
     if (low < 0) low = 0;
     if (high > in) high = in;
@@ -60,7 +61,8 @@ static int weights_at(double center, double support, double scale, int in, oht_f
     return high - low;
 }
 
-static oht_status make_axis(axis *a, oht_buffer *memory, int in, int out, int first, int n, oht_filter filter) {
+static oht_status make_axis(axis *a, oht_buffer *memory, int in, int out, int first, int n,
+                            oht_filter filter) {
     double step = (double)in / out, scale = step > 1.0 ? step : 1.0;
     double support = (filter == OHT_FILTER_BICUBIC ? 2.0 : 1.0) * scale;
     int most = (int)ceil(support) * 2 + 1;
@@ -118,10 +120,10 @@ static uint32_t finish_pixel(__m256i h, __m256i l) {
 // One output pixel of `rows` (1 or 4) rows; in: first input pixel of the first row.
 static inline void pixel_of_rows(const uint8_t *in, size_t stride, const int32_t *weight, int taps, int rows,
                                  uint32_t *out) {
-    const __m256i pairs = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, 6, -1, 9, -1, 7, -1,
-                                           10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
-    const __m256i high = _mm256_setr_epi8(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6,
-                                          7, 4, 5, 6, 7);
+    const __m256i pairs = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, 6, -1, 9,
+                                           -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
+    const __m256i high = _mm256_setr_epi8(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6,
+                                          7, 4, 5, 6, 7, 4, 5, 6, 7);
     const __m256i low = _mm256_add_epi8(high, _mm256_set1_epi8(8));
     __m256i h[4], l[4];
     for (int r = 0; r < rows; r++) h[r] = l[r] = _mm256_setzero_si256();
@@ -161,10 +163,12 @@ static __m128i columns(const uint8_t *in, size_t stride, const int32_t *weight, 
     h[0] = h[1] = l[0] = l[1] = _mm256_setzero_si256();
     for (int t = 0; t < taps; t += 2) {
         const int32_t *group = weight + t / GROUP * GROUP; // h h h h l l l l of 16 bits
-        __m256i kh = _mm256_set1_epi32(group[t % GROUP / 2]), kl = _mm256_set1_epi32(group[2 + t % GROUP / 2]);
+        __m256i kh = _mm256_set1_epi32(group[t % GROUP / 2]),
+                kl = _mm256_set1_epi32(group[2 + t % GROUP / 2]);
         __m128i a = _mm_loadu_si128((const __m128i *)(const void *)(in + (size_t)t * stride));
         __m128i b = _mm_loadu_si128((const __m128i *)(const void *)(in + (size_t)(t + 1) * stride));
-        __m256i p[2] = {_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)), _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b))};
+        __m256i p[2] = {_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)),
+                        _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b))};
         for (int i = 0; i < 2; i++) {
             h[i] = _mm256_add_epi32(h[i], _mm256_madd_epi16(p[i], kh));
             l[i] = _mm256_add_epi32(l[i], _mm256_madd_epi16(p[i], kl));
@@ -240,10 +244,13 @@ void oht_resize_scratch_free(oht_resize_scratch *scratch) {
     oht_buffer_free(&scratch->middle);
 }
 
-oht_status oht_image_resize(const oht_picture *in, const oht_resize *to, oht_resize_scratch *scratch, uint8_t *out) {
+oht_status oht_image_resize(const oht_picture *in, const oht_resize *to, oht_resize_scratch *scratch,
+                            uint8_t *out) {
     axis across, down;
-    OHT_TRY(make_axis(&across, &scratch->coefficients[0], in->width, to->width, to->left, to->out_width, to->filter));
-    OHT_TRY(make_axis(&down, &scratch->coefficients[1], in->height, to->height, to->top, to->out_height, to->filter));
+    OHT_TRY(make_axis(&across, &scratch->coefficients[0], in->width, to->width, to->left, to->out_width,
+                      to->filter));
+    OHT_TRY(make_axis(&down, &scratch->coefficients[1], in->height, to->height, to->top, to->out_height,
+                      to->filter));
     split_weights(&across);
     split_weights(&down);
     // The rows the second pass looks at; its weights of zero may point at `taps` rows below them.
