@@ -1,5 +1,6 @@
-// What train, eval, bench and check share: the data's description, model, backend, recorded and planned graphs, and
-// the memory they run in. Training and evaluation graphs share parameters and one arena: they never run at the same time.
+// What train, eval, bench and check share: the data's description, model, backend, recorded and planned
+// graphs, and the memory they run in. Training and evaluation graphs share parameters and one arena: they
+// never run at the same time.
 //
 //   oht_session_create    opens the data, builds the model, records and plans the graphs; no large memory
 //   oht_session_allocate  flat buffers, arena, runs, statistics; parameters initialised from train.seed
@@ -29,39 +30,39 @@ typedef struct oht_segment {
 
 typedef struct oht_session oht_session;
 struct oht_session {
-    oht_comm *comm;        // borrowed
+    oht_comm *comm; // borrowed
     const oht_config *cfg; // borrowed
-    int parts;             // OHT_FOR_*
-    oht_text_info text;    // rows, tokens, kind
-    int64_t tokens;        // T
+    int parts; // OHT_FOR_*
+    oht_text_info text; // rows, tokens, kind
+    int64_t tokens; // T
     bool mlm;
     oht_backend *be;
     oht_model *model;
     const oht_params *params; // the model's
-    oht_segment *segment;     // in flat order, without gaps
+    oht_segment *segment; // in flat order, without gaps
     size_t n_segments;
     oht_graph *train_graph, *eval_graph; // NULL where parts does not ask for it
     // After oht_session_allocate:
     void *arena;
     size_t arena_bytes; // the larger of the two plans
-    oht_state state;    // grad, m, v only for training
+    oht_state state; // grad, m, v only for training
     oht_run *train, *eval;
     oht_stats *train_stats, *eval_stats;
 };
 
-// text: description of the data; NULL opens cfg->data.path (each rank by itself, all must see the same). cfg has passed
-// oht_config_check and must outlive the session. Collective; all ranks return the same.
-OHT_CHECKED oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_config *cfg, const oht_text_info *text,
-                                          int parts);
+// text: description of the data; NULL opens cfg->data.path (each rank by itself, all must see the same). cfg
+// has passed oht_config_check and must outlive the session. Collective; all ranks return the same.
+OHT_CHECKED oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_config *cfg,
+                                          const oht_text_info *text, int parts);
 OHT_CHECKED oht_status oht_session_allocate(oht_session *s); // Collective.
-void oht_session_destroy(oht_session *s);                    // Local. NULL is fine.
+void oht_session_destroy(oht_session *s); // Local. NULL is fine.
 // Bytes that oht_session_allocate takes on one rank, by kind: weights, gradients, optimizer, arena. Local.
 typedef struct oht_session_memory {
     size_t weights, gradients, optimizer, arena;
 } oht_session_memory;
 oht_session_memory oht_session_bytes(const oht_session *s);
-// FLOPs one optimizer step executes on all ranks together (recomputation included; masked positions at their expected
-// number). Needs the training part, not the allocation. Local.
+// FLOPs one optimizer step executes on all ranks together (recomputation included; masked positions at their
+// expected number). Needs the training part, not the allocation. Local.
 OHT_CHECKED oht_status oht_session_step_flops(const oht_session *s, double *out);
 // Newest good checkpoint of a run directory, read by rank 0 and handed to all. Collective.
 OHT_CHECKED oht_status oht_session_restore(oht_session *s, const char *rundir, bool moments, bool *found);
@@ -70,18 +71,20 @@ OHT_CHECKED oht_status oht_session_restore(oht_session *s, const char *rundir, b
 void oht_session_feed(const oht_session *s, oht_run *run, const oht_batch *batch);
 
 typedef struct oht_step_result {
-    bool stop;              // a rank was asked to stop: nothing was computed, the state is that of the last step
+    bool stop; // a rank was asked to stop: nothing was computed, the state is that of the last step
     double loss, grad_norm; // before clipping
     double lr;
-    int64_t labels;         // of the global batch
-    double flops;           // executed by this rank
+    int64_t labels; // of the global batch
+    double flops; // executed by this rank
     double forward_s, backward_s, reduce_s, optimizer_s;
 } oht_step_result;
 
-// One optimizer step on this rank's part of a global batch: micro-batches, gradient all-reduce, clipping, AdamW, and
-// state.step + 1. `pending` is the rank's status so far (a loader or log error): one failed rank makes all return its error.
-// A loss or gradient that is not finite returns NUMERIC on all ranks before the update, naming the tensor.
-// observe: session's train_stats see this step (reset before, not yet reduced after). Collective.
-OHT_CHECKED oht_status oht_step(oht_session *s, const oht_step_batch *batch, oht_status pending, bool observe, oht_step_result *out);
+// One optimizer step on this rank's part of a global batch: micro-batches, gradient all-reduce, clipping,
+// AdamW, and state.step + 1. `pending` is the rank's status so far (a loader or log error): one failed rank
+// makes all return its error. A loss or gradient that is not finite returns NUMERIC on all ranks before the
+// update, naming the tensor. observe: session's train_stats see this step (reset before, not yet reduced
+// after). Collective.
+OHT_CHECKED oht_status oht_step(oht_session *s, const oht_step_batch *batch, oht_status pending, bool observe,
+                                oht_step_result *out);
 // min(1, clip / (norm + 1e-6)); 1 when clip is 0.
 double oht_clip_coefficient(double norm, double clip);

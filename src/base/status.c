@@ -47,6 +47,11 @@ oht_error *oht_error_last(void) {
 void oht_error_print(FILE *out, const oht_error *error, int rank, int size, const char *node) {
     const char *fix = strstr(error->text, "\nfix: ");
     int length = fix ? (int)(fix - error->text) : (int)strlen(error->text);
+    if (error->code == OHT_STOPPED) { // asked for: no failure, no place
+        fprintf(out, "ohtrain: %.*s\n%s%s", length, error->text, fix ? fix + 1 : "", fix ? "\n" : "");
+        fflush(out);
+        return;
+    }
     fprintf(out, "ohtrain: %s error", category(error->code));
     if (size > 1) fprintf(out, " on rank %d of %d (node %s)", rank, size, node);
     fprintf(out, ": %.*s\n", length, error->text);

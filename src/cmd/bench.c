@@ -1,5 +1,6 @@
-// ohtrain bench: optimizer steps on random tokens, timed by phase and operation, against the rate at which this machine's
-// BLAS multiplies matrices of the model's own shapes, measured in the same run on all ranks at once.
+// ohtrain bench: optimizer steps on random tokens, timed by phase and operation, against the rate at which
+// this machine's BLAS multiplies matrices of the model's own shapes, measured in the same run on all ranks at
+// once.
 //
 //   gemm_share = (FLOPs executed by all ranks / step seconds) / (sum over ranks of F / sum_i (F_i / rate_i))
 #include <jansson.h>
@@ -27,16 +28,17 @@ static const char *const PHASE_NAMES[PHASES] = {"data", "forward", "backward", "
 
 typedef struct result {
     int64_t steps;
-    double step_s, observed_s;            // medians without and with the statistics watching
-    double phase_s[PHASES];               // medians
-    double flops_per_step;                // of all ranks
-    double gemm_flops_per_s;              // of all ranks
-    double peak_rss_bytes;                // the largest of all ranks
-    op_row op[MOST_OPS];                  // of this rank, one step
+    double step_s, observed_s; // medians without and with the statistics watching
+    double phase_s[PHASES]; // medians
+    double flops_per_step; // of all ranks
+    double gemm_flops_per_s; // of all ranks
+    double peak_rss_bytes; // the largest of all ranks
+    op_row op[MOST_OPS]; // of this rank, one step
     int n_ops;
 } result;
 
-// ---- steps -----------------------------------------------------------------------------------------------------------
+// ---- steps
+// -----------------------------------------------------------------------------------------------------------
 static int compare(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -60,7 +62,8 @@ static oht_status step(oht_session *s, oht_synthetic *data, bool observe, timed_
     OHT_TRY(oht_step(s, batch, OHT_OK, observe, &r));
     if (r.stop) OHT_FAIL(OHT_STOPPED, "bench: asked to stop");
     if (observe) OHT_TRY(oht_stats_reduce(s->train_stats, s->comm));
-    *out = (timed_step){oht_clock_s() - start, {made - start, r.forward_s, r.backward_s, r.reduce_s, r.optimizer_s}, r.flops};
+    *out = (timed_step){
+        oht_clock_s() - start, {made - start, r.forward_s, r.backward_s, r.reduce_s, r.optimizer_s}, r.flops};
     return OHT_OK;
 }
 
@@ -119,13 +122,15 @@ static oht_status measure_steps(oht_session *s, result *r) {
     return OHT_OK;
 }
 
-// ---- the yardstick ---------------------------------------------------------------------------------------------------
+// ---- the yardstick
+// ---------------------------------------------------------------------------------------------------
 typedef struct yardstick {
     oht_session *s;
     double flops, seconds; // of one step's matrix products on this rank
 } yardstick;
 
-// The three products of y = x w^T with x: (rows,K), w: (M,K), `times` a step: forward, dx, dw. Ranks measure together.
+// The three products of y = x w^T with x: (rows,K), w: (M,K), `times` a step: forward, dx, dw. Ranks measure
+// together.
 static oht_status add_linear(yardstick *y, int64_t rows, int64_t M, int64_t K, double times) {
     const struct {
         bool ta, tb;
@@ -134,8 +139,8 @@ static oht_status add_linear(yardstick *y, int64_t rows, int64_t M, int64_t K, d
     for (int i = 0; i < 3; i++) {
         double rate = 1;
         OHT_TRY(oht_barrier(y->s->comm));
-        OHT_TRY(oht_agree(y->s->comm, oht_gemm_rate(product[i].ta, product[i].tb, product[i].m, product[i].n, product[i].k,
-                                                    GEMM_SECONDS, &rate)));
+        OHT_TRY(oht_agree(y->s->comm, oht_gemm_rate(product[i].ta, product[i].tb, product[i].m, product[i].n,
+                                                    product[i].k, GEMM_SECONDS, &rate)));
         double flops = times * 2.0 * (double)rows * (double)M * (double)K;
         y->flops += flops;
         y->seconds += flops / rate;
@@ -165,18 +170,24 @@ static oht_status measure_gemm(oht_session *s, result *r) {
     return oht_sum_f64(s->comm, &r->gemm_flops_per_s, 1);
 }
 
-// ---- result ----------------------------------------------------------------------------------------------------------
+// ---- result
+// ----------------------------------------------------------------------------------------------------------
 static void print_result(const oht_session *s, const result *r) {
-    double tokens = (double)(s->cfg->train.global_batch * s->tokens), flops_per_s = r->flops_per_step / r->step_s;
+    double tokens = (double)(s->cfg->train.global_batch * s->tokens),
+           flops_per_s = r->flops_per_step / r->step_s;
     printf("%s, attention %s, %lld parameters; %d ranks x %d threads; %lld steps of %.0f tokens\n",
-           oht_model_type_name(s->cfg->model.type), s->cfg->model.attention, (long long)oht_params_count(s->params),
-           oht_comm_size(s->comm), s->be->threads, (long long)r->steps, tokens);
-    printf("  %-28s %12.4f s\n  %-28s %12.0f\n", "step (median)", r->step_s, "tokens per second", tokens / r->step_s);
-    printf("  %-28s %12.2f GFLOP\n  %-28s %12.2f GFLOP/s\n", "work per step", 1e-9 * r->flops_per_step, "rate", 1e-9 * flops_per_s);
-    printf("  %-28s %12.2f GFLOP/s\n  %-28s %12.3f\n", "SGEMM rate of this machine", 1e-9 * r->gemm_flops_per_s, "share of it",
-           flops_per_s / r->gemm_flops_per_s);
+           oht_model_type_name(s->cfg->model.type), s->cfg->model.attention,
+           (long long)oht_params_count(s->params), oht_comm_size(s->comm), s->be->threads,
+           (long long)r->steps, tokens);
+    printf("  %-28s %12.4f s\n  %-28s %12.0f\n", "step (median)", r->step_s, "tokens per second",
+           tokens / r->step_s);
+    printf("  %-28s %12.2f GFLOP\n  %-28s %12.2f GFLOP/s\n", "work per step", 1e-9 * r->flops_per_step,
+           "rate", 1e-9 * flops_per_s);
+    printf("  %-28s %12.2f GFLOP/s\n  %-28s %12.3f\n", "SGEMM rate of this machine",
+           1e-9 * r->gemm_flops_per_s, "share of it", flops_per_s / r->gemm_flops_per_s);
     printf("  %-28s %12.1f MiB\n", "peak memory of a rank", r->peak_rss_bytes / 1048576.0);
-    printf("  %-28s %12.4f s, %.1f %% more\n", "step with statistics", r->observed_s, 100 * (r->observed_s / r->step_s - 1));
+    printf("  %-28s %12.4f s, %.1f %% more\n", "step with statistics", r->observed_s,
+           100 * (r->observed_s / r->step_s - 1));
     printf("\n  %-28s %12s\n", "phase", "seconds");
     for (int i = 0; i < PHASES; i++) printf("  %-28s %12.4f\n", PHASE_NAMES[i], r->phase_s[i]);
     printf("\n  %-28s %12s %12s %12s\n", "operation", "forward s", "backward s", "GFLOP/s");
@@ -193,7 +204,8 @@ static void set_real(json_t *object, const char *name, double value) {
 
 static oht_status write_json(const oht_session *s, const result *r, const char *path) {
     json_t *root = json_object(), *phases = json_object(), *ops = json_object();
-    double tokens = (double)(s->cfg->train.global_batch * s->tokens), flops_per_s = r->flops_per_step / r->step_s;
+    double tokens = (double)(s->cfg->train.global_batch * s->tokens),
+           flops_per_s = r->flops_per_step / r->step_s;
     json_object_set_new(root, "model", json_string(oht_model_type_name(s->cfg->model.type)));
     json_object_set_new(root, "attention", json_string(s->cfg->model.attention));
     json_object_set_new(root, "params", json_integer(oht_params_count(s->params)));
@@ -232,7 +244,8 @@ static oht_status show(const oht_session *s, const result *r, const char *json) 
     return json ? write_json(s, r, json) : OHT_OK;
 }
 
-// ---- command ---------------------------------------------------------------------------------------------------------
+// ---- command
+// ---------------------------------------------------------------------------------------------------------
 static oht_status bench(oht_session *s, int64_t steps, const char *json) {
     result r = {.steps = steps};
     OHT_TRY(oht_session_allocate(s));
@@ -249,7 +262,8 @@ static oht_status parse_steps(const char *text, int64_t *out) {
     if (!text) return OHT_OK;
     long n = strtol(text, &end, 10);
     if (end == text || *end || n < 1 || n > MOST_STEPS)
-        OHT_FAIL(OHT_CONFIG, "bench: --steps: found \"%.40s\", expected a number from 1 to %d", text, MOST_STEPS);
+        OHT_FAIL(OHT_CONFIG, "bench: --steps: found \"%.40s\", expected a number from 1 to %d", text,
+                 MOST_STEPS);
     *out = n;
     return OHT_OK;
 }
@@ -259,7 +273,8 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
     oht_config cfg;
     oht_session *s;
     int64_t steps;
-    OHT_TRY(oht_options_parse(argc, argv, OHT_OPT_CONFIG | OHT_OPT_JSON | OHT_OPT_STEPS | OHT_OPT_QUIET | OHT_OPT_KEYS, &opt));
+    OHT_TRY(oht_options_parse(
+        argc, argv, OHT_OPT_CONFIG | OHT_OPT_JSON | OHT_OPT_STEPS | OHT_OPT_QUIET | OHT_OPT_KEYS, &opt));
     OHT_TRY(parse_steps(opt.steps, &steps));
     OHT_TRY(oht_agree(comm, oht_options_config(&opt, &cfg)));
     oht_log_init(oht_comm_rank(comm), opt.quiet, cfg.run.progress);
@@ -276,9 +291,11 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
 const oht_command oht_cmd_bench = {
     .name = "bench",
     .usage = "[-c FILE.yaml] [--steps N] [--json FILE] [--quiet] [key=value ...]",
-    .summary = "time optimizer steps on random tokens, by phase and operation, against this machine's matrix products",
+    .summary = "time optimizer steps on random tokens, by phase and operation, against this machine's matrix "
+               "products",
     .run = run,
-    .help = "  -c FILE      configuration; without it, the built-in demo. No data file is needed: rows have data.tokens\n"
+    .help = "  -c FILE      configuration; without it, the built-in demo. No data file is needed: rows have "
+            "data.tokens\n"
             "               tokens, or model.max_tokens when that is 0\n"
             "  --steps N    timed steps after one to warm up (default 3)\n"
             "  --json FILE  also write the result as JSON\n"

@@ -14,7 +14,10 @@ static oht_status read_configuration(const oht_options *opt, oht_config *cfg) {
     char path[OHT_PATH + 32];
     snprintf(path, sizeof(path), "%.*s/config.yaml", OHT_PATH, opt->run);
     if (access(path, R_OK) != 0)
-        OHT_FAIL(OHT_IO, "%s is not a run directory: no readable config.yaml in it\nfix: give the directory that ohtrain train -o made", opt->run);
+        OHT_FAIL(OHT_IO,
+                 "%s is not a run directory: no readable config.yaml in it\nfix: give the directory that "
+                 "ohtrain train -o made",
+                 opt->run);
     oht_config_defaults(cfg);
     OHT_TRY(oht_config_load(cfg, path));
     OHT_TRY(oht_options_override(opt, cfg));
@@ -22,7 +25,8 @@ static oht_status read_configuration(const oht_options *opt, oht_config *cfg) {
     return OHT_OK;
 }
 
-// ---- result ----------------------------------------------------------------------------------------------------------
+// ---- result
+// ----------------------------------------------------------------------------------------------------------
 typedef struct metric {
     const char *name;
     double value;
@@ -72,8 +76,8 @@ static oht_status write_json(const oht_session *s, const char *path, const oht_e
 static oht_status report(const oht_session *s, const oht_options *opt, const oht_eval_result *r) {
     metric m[METRICS];
     list_metrics(r, m);
-    printf("%s at step %lld: %lld sequences in %lld batches\n", opt->run, (long long)s->state.step, (long long)r->sequences,
-           (long long)r->batches);
+    printf("%s at step %lld: %lld sequences in %lld batches\n", opt->run, (long long)s->state.step,
+           (long long)r->sequences, (long long)r->batches);
     for (int i = 0; i < METRICS; i++) printf("  %-20s %.6g\n", m[i].name, m[i].value);
     if (fflush(stdout) != 0) OHT_FAIL(OHT_IO, "cannot write to standard output");
     return opt->out ? write_json(s, opt->out, r) : OHT_OK;
@@ -83,7 +87,9 @@ static oht_status evaluate(oht_session *s, const oht_options *opt) {
     bool found;
     OHT_TRY(oht_session_allocate(s));
     OHT_TRY(oht_session_restore(s, opt->run, false, &found));
-    if (!found) OHT_FAIL(OHT_DATA, "%s/checkpoints holds no checkpoint\nfix: train first: ohtrain train -o %s", opt->run, opt->run);
+    if (!found)
+        OHT_FAIL(OHT_DATA, "%s/checkpoints holds no checkpoint\nfix: train first: ohtrain train -o %s",
+                 opt->run, opt->run);
     oht_eval_result result;
     OHT_TRY(oht_evaluate(s, s->cfg->eval.max_batches, &result));
     oht_status status = oht_comm_rank(s->comm) == 0 ? report(s, opt, &result) : OHT_OK;

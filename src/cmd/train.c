@@ -14,9 +14,11 @@ static oht_status run_directory(const oht_options *opt, char out[OHT_PATH]) {
         const char *name = opt->config ? opt->config : "demo", *slash = strrchr(name, '/');
         if (slash) name = slash + 1;
         const char *dot = strrchr(name, '.');
-        n = snprintf(out, OHT_PATH, "runs/%.*s", dot && dot != name ? (int)(dot - name) : (int)strlen(name), name);
+        n = snprintf(out, OHT_PATH, "runs/%.*s", dot && dot != name ? (int)(dot - name) : (int)strlen(name),
+                     name);
     }
-    if (n < 0 || n >= OHT_PATH) OHT_FAIL(OHT_CONFIG, "the path of the run directory is too long: %.100s...", out);
+    if (n < 0 || n >= OHT_PATH)
+        OHT_FAIL(OHT_CONFIG, "the path of the run directory is too long: %.100s...", out);
     return OHT_OK;
 }
 
@@ -48,8 +50,10 @@ const oht_command oht_cmd_train = {
             "  -o RUNDIR  where everything goes (default runs/NAME of the configuration file)\n"
             "  --quiet    no progress on stderr\n"
             "\n"
-            "RUNDIR holds config.yaml, metrics.jsonl, outliers.h5 and checkpoints/. The same command again continues\n"
-            "from the newest good checkpoint. SIGUSR1 (to mpirun or a rank) asks for a checkpoint and ends with exit\n"
+            "RUNDIR holds config.yaml, metrics.jsonl, outliers.h5 and checkpoints/. The same command again "
+            "continues\n"
+            "from the newest good checkpoint. SIGUSR1 (to mpirun or a rank) asks for a checkpoint and ends "
+            "with exit\n"
             "code 75: start the same command again to continue.\n"
             "\n"
             "  ohtrain train -c jobs/opt-125m.yaml -o runs/softmax1 model.attention=softmax1\n"

@@ -1,6 +1,6 @@
-// Evaluation over the validation split (spec transformers 4). The global batches of eval.batch sequences come in file
-// order, whatever the number of ranks; per batch the ranks' loss sums and label counts are added, and the batches are
-// combined in order:
+// Evaluation over the validation split (spec transformers 4). The global batches of eval.batch sequences come
+// in file order, whatever the number of ranks; per batch the ranks' loss sums and label counts are added, and
+// the batches are combined in order:
 //
 //   loss       = sum_b loss_b / sum_b labels_b                     exact mean over labels
 //   perplexity = exp(sum_b n_b l_b / sum_b n_b)                    l_b mean of batch b, n_b its sequences
@@ -14,8 +14,8 @@
 #include "oht/session.h"
 
 typedef struct sums {
-    double loss, labels;         // over everything
-    double weighted, sequences;  // sum n_b l_b, sum n_b over batches that have labels
+    double loss, labels; // over everything
+    double weighted, sequences; // sum n_b l_b, sum n_b over batches that have labels
     int64_t rows, batches;
 } sums;
 
@@ -59,10 +59,12 @@ static oht_status one_batch(oht_session *s, oht_loader *loader, int64_t index, s
     const oht_step_batch *batch = NULL;
     oht_status status = oht_loader_next(loader, &batch);
     if (status == OHT_OK && !batch)
-        status = oht_error_set(OHT_INTERNAL, __FILE__, __LINE__, "no data for evaluation batch %lld", (long long)index);
+        status = oht_error_set(OHT_INTERNAL, __FILE__, __LINE__, "no data for evaluation batch %lld",
+                               (long long)index);
     double part[4] = {0, 0, oht_signals_stop_asked(), 0}; // loss sum, labels, stop, failed
     if (status == OHT_OK) {
-        part[0] = forward(s, batch, ec->inf_norm_batches == 0 || index < ec->inf_norm_batches, index < ec->kurtosis_batches);
+        part[0] = forward(s, batch, ec->inf_norm_batches == 0 || index < ec->inf_norm_batches,
+                          index < ec->kurtosis_batches);
         part[1] = (double)batch->n_labels;
         status = s->be->sync(s->be);
     }
@@ -86,19 +88,22 @@ static oht_status all_batches(oht_session *s, oht_loader *loader, int64_t batche
     oht_stats_reset(s->eval_stats);
     for (int64_t b = 0; b < batches; b++) {
         OHT_TRY(one_batch(s, loader, b, &all));
-        oht_progress(b + 1, batches, false, "evaluation, loss %.4f", all.labels > 0 ? all.loss / all.labels : 0.0);
+        oht_progress(b + 1, batches, false, "evaluation, loss %.4f",
+                     all.labels > 0 ? all.loss / all.labels : 0.0);
     }
     oht_progress_end();
     OHT_TRY(oht_stats_reduce(s->eval_stats, s->comm));
     out->loss = all.labels > 0 ? all.loss / all.labels : 0;
-    out->perplexity = all.sequences > 0 ? exp(all.weighted / all.sequences) : 1; // may overflow to inf, as the reference's
+    out->perplexity =
+        all.sequences > 0 ? exp(all.weighted / all.sequences) : 1; // may overflow to inf, as the reference's
     out->sequences = all.rows;
     out->batches = all.batches;
     oht_stats_metrics(s->eval_stats, &out->outliers);
     if (!isfinite(out->loss)) {
         const char *tap = oht_stats_first_nonfinite(s->eval_stats);
-        OHT_FAIL(OHT_NUMERIC, "evaluation: the loss is %g; the first tensor with values that are not finite: %s", out->loss,
-                 tap ? tap : "none of the activations, it happened in the loss");
+        OHT_FAIL(OHT_NUMERIC,
+                 "evaluation: the loss is %g; the first tensor with values that are not finite: %s",
+                 out->loss, tap ? tap : "none of the activations, it happened in the loss");
     }
     return OHT_OK;
 }
@@ -109,7 +114,8 @@ oht_status oht_evaluate(oht_session *s, int64_t max_batches, oht_eval_result *ou
     int64_t batches = (rows + size - 1) / size;
     if (max_batches > 0 && max_batches < batches) batches = max_batches;
     if (batches == 0)
-        OHT_FAIL(OHT_DATA, "%s: /validation/tokens has no rows, so nothing can be evaluated", s->cfg->data.path);
+        OHT_FAIL(OHT_DATA, "%s: /validation/tokens has no rows, so nothing can be evaluated",
+                 s->cfg->data.path);
     oht_loader *loader = NULL;
     oht_status status = oht_agree(s->comm, start_loader(s, batches, &loader));
     if (status == OHT_OK) status = all_batches(s, loader, batches, out);

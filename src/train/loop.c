@@ -1,8 +1,10 @@
-// The training loop: run directory, resume, steps, log lines, evaluations, outlier measurements, checkpoints, stop.
+// The training loop: run directory, resume, steps, log lines, evaluations, outlier measurements, checkpoints,
+// stop.
 //
-// Rank 0 alone writes. What fails there between steps is kept as `pending` and rides on the next step's small all-reduce;
-// phases that all ranks enter together end with oht_agree. A checkpoint of step k is written after everything that
-// belongs to steps <= k is in metrics.jsonl and outliers.h5, so a resumed run can cut both back to k and repeat the rest.
+// Rank 0 alone writes. What fails there between steps is kept as `pending` and rides on the next step's small
+// all-reduce; phases that all ranks enter together end with oht_agree. A checkpoint of step k is written
+// after everything that belongs to steps <= k is in metrics.jsonl and outliers.h5, so a resumed run can cut
+// both back to k and repeat the rest.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,12 +19,12 @@ typedef struct trainer {
     const oht_config *cfg;
     oht_comm *comm;
     bool root;
-    const char *path;    // run directory
-    oht_rundir dir;      // root
-    oht_report *report;  // root
+    const char *path; // run directory
+    oht_rundir dir; // root
+    oht_report *report; // root
     oht_loader *loader;
-    oht_status pending;  // this rank's failure since the last agreement
-    int64_t saved;       // step of the newest checkpoint, -1 = none
+    oht_status pending; // this rank's failure since the last agreement
+    int64_t saved; // step of the newest checkpoint, -1 = none
     bool owes_evaluation; // resumed at a step whose evaluation was cut off
     // since the last log line
     int64_t steps;
@@ -36,10 +38,12 @@ static void note(trainer *t, oht_status status) {
     if (t->pending == OHT_OK) t->pending = status;
 }
 
-// ---- evaluation and checkpoint ---------------------------------------------------------------------------------------
+// ---- evaluation and checkpoint
+// ---------------------------------------------------------------------------------------
 static bool evaluation_due(const trainer *t, int64_t step) {
     if (t->s->text.rows[OHT_SPLIT_VALIDATION] == 0 || step == 0) return false;
-    return step == t->cfg->train.steps || (t->cfg->train.eval_every > 0 && step % t->cfg->train.eval_every == 0);
+    return step == t->cfg->train.steps ||
+           (t->cfg->train.eval_every > 0 && step % t->cfg->train.eval_every == 0);
 }
 
 // JSON has no inf and no nan.
@@ -52,17 +56,21 @@ static oht_status record_evaluation(trainer *t, const oht_eval_result *r, double
     char n[7][32], line[1024];
     const oht_outlier_metrics *o = &r->outliers;
     long long step = (long long)t->s->state.step;
-    snprintf(line, sizeof(line),
-             "{\"step\": %lld, \"eval\": {\"loss\": %s, \"perplexity\": %s, \"sequences\": %lld, \"batches\": %lld, "
-             "\"max_inf_norm\": %s, \"max_ffn_inf_norm\": %s, \"max_layer_inf_norm\": %s, \"avg_kurtosis\": %s, "
-             "\"max_kurtosis\": %s, \"seconds\": %.3f}}",
-             step, number(n[0], r->loss), number(n[1], r->perplexity), (long long)r->sequences, (long long)r->batches,
-             number(n[2], o->max_inf_norm), number(n[3], o->max_ffn_inf_norm), number(n[4], o->max_layer_inf_norm),
-             number(n[5], o->avg_kurtosis), number(n[6], o->max_kurtosis), seconds);
+    snprintf(
+        line, sizeof(line),
+        "{\"step\": %lld, \"eval\": {\"loss\": %s, \"perplexity\": %s, \"sequences\": %lld, \"batches\": "
+        "%lld, "
+        "\"max_inf_norm\": %s, \"max_ffn_inf_norm\": %s, \"max_layer_inf_norm\": %s, \"avg_kurtosis\": %s, "
+        "\"max_kurtosis\": %s, \"seconds\": %.3f}}",
+        step, number(n[0], r->loss), number(n[1], r->perplexity), (long long)r->sequences,
+        (long long)r->batches, number(n[2], o->max_inf_norm), number(n[3], o->max_ffn_inf_norm),
+        number(n[4], o->max_layer_inf_norm), number(n[5], o->avg_kurtosis), number(n[6], o->max_kurtosis),
+        seconds);
     OHT_TRY(oht_rundir_append(&t->dir, line));
     OHT_TRY(oht_report_eval(t->report, step, r, t->s->eval_stats));
     OHT_TRY(oht_report_publish(t->report, true));
-    oht_log("evaluation at step %lld: loss %.4f, perplexity %.3f, max inf norm %.3g, average kurtosis %.3g (%lld sequences, %.1f s)",
+    oht_log("evaluation at step %lld: loss %.4f, perplexity %.3f, max inf norm %.3g, average kurtosis %.3g "
+            "(%lld sequences, %.1f s)",
             step, r->loss, r->perplexity, o->max_inf_norm, o->avg_kurtosis, (long long)r->sequences, seconds);
     return OHT_OK;
 }
@@ -87,7 +95,9 @@ static oht_status same_parameters(trainer *t) {
     double x = s->be->sumsq(s->be, s->state.param, (int64_t)s->params->flat_count), range[2] = {x, -x};
     OHT_TRY(oht_max_f64(t->comm, range, 2));
     if (!(range[0] == -range[1]))
-        OHT_FAIL(OHT_INTERNAL, "the ranks' parameters differ at step %lld: squared norms from %.17g to %.17g\nfix: check that all nodes run the same program and MPI settings",
+        OHT_FAIL(OHT_INTERNAL,
+                 "the ranks' parameters differ at step %lld: squared norms from %.17g to %.17g\nfix: check "
+                 "that all nodes run the same program and MPI settings",
                  (long long)s->state.step, -range[1], range[0]);
     return OHT_OK;
 }
@@ -95,7 +105,8 @@ static oht_status same_parameters(trainer *t) {
 static oht_status save(trainer *t) {
     OHT_TRY(oht_rundir_sync(&t->dir));
     OHT_TRY(oht_report_publish(t->report, true));
-    return oht_checkpoint_write(t->dir.path, t->cfg, t->s->params, t->s->be, &t->s->state, t->cfg->run.keep_checkpoints);
+    return oht_checkpoint_write(t->dir.path, t->cfg, t->s->params, t->s->be, &t->s->state,
+                                t->cfg->run.keep_checkpoints);
 }
 
 static oht_status checkpoint(trainer *t) {
@@ -109,12 +120,16 @@ static oht_status checkpoint(trainer *t) {
     return OHT_OK;
 }
 
-// ---- steps -----------------------------------------------------------------------------------------------------------
+// ---- steps
+// -----------------------------------------------------------------------------------------------------------
 static void eta(char out[32], double seconds) {
     long long s = (long long)seconds;
-    if (s >= 86400) snprintf(out, 32, "%lldd%02lldh", s / 86400, s / 3600 % 24);
-    else if (s >= 3600) snprintf(out, 32, "%lldh%02lldm", s / 3600, s / 60 % 60);
-    else snprintf(out, 32, "%lldm%02llds", s / 60, s % 60);
+    if (s >= 86400)
+        snprintf(out, 32, "%lldd%02lldh", s / 86400, s / 3600 % 24);
+    else if (s >= 3600)
+        snprintf(out, 32, "%lldh%02lldm", s / 3600, s / 60 % 60);
+    else
+        snprintf(out, 32, "%lldm%02llds", s / 60, s % 60);
 }
 
 static oht_status log_step(trainer *t, const oht_step_result *r) {
@@ -122,18 +137,21 @@ static oht_status log_step(trainer *t, const oht_step_result *r) {
     int64_t step = t->s->state.step;
     bool due = step % tc->log_every == 0 || step == 1 || step == tc->steps;
     double now = oht_clock_s(), step_s = (now - t->since_s) / (double)t->steps;
-    double tokens_per_s = (double)(tc->global_batch * t->s->tokens) / step_s, flops_per_s = r->flops * oht_comm_size(t->comm) / step_s;
+    double tokens_per_s = (double)(tc->global_batch * t->s->tokens) / step_s,
+           flops_per_s = r->flops * oht_comm_size(t->comm) / step_s;
     char left[32];
     eta(left, (now - t->begin_s) / (double)(step - t->begin_step) * (double)(tc->steps - step));
-    oht_progress(step, tc->steps, due, "loss %.4f  lr %.3g  %.0f tok/s  %.1f GFLOP/s  ETA %s", r->loss, r->lr, tokens_per_s,
-                 1e-9 * flops_per_s, left);
+    oht_progress(step, tc->steps, due, "loss %.4f  lr %.3g  %.0f tok/s  %.1f GFLOP/s  ETA %s", r->loss, r->lr,
+                 tokens_per_s, 1e-9 * flops_per_s, left);
     if (!due) return OHT_OK;
     char line[512];
     double wait = oht_loader_wait_s(t->loader);
     snprintf(line, sizeof(line),
-             "{\"step\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"tokens_per_s\": %.6g, \"step_s\": %.6g, "
+             "{\"step\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"tokens_per_s\": %.6g, "
+             "\"step_s\": %.6g, "
              "\"data_wait_s\": %.6g}",
-             (long long)step, r->loss, r->lr, r->grad_norm, tokens_per_s, step_s, (wait - t->waited_s) / (double)t->steps);
+             (long long)step, r->loss, r->lr, r->grad_norm, tokens_per_s, step_s,
+             (wait - t->waited_s) / (double)t->steps);
     t->waited_s = wait;
     t->steps = 0;
     t->since_s = oht_clock_s();
@@ -172,12 +190,15 @@ static oht_status run(trainer *t) {
     if (status != OHT_OK && status != OHT_STOPPED) return oht_error_frame(status, __FILE__, __LINE__);
     if (t->saved != s->state.step) OHT_TRY(checkpoint(t));
     if (status == OHT_STOPPED)
-        OHT_FAIL(OHT_STOPPED, "stopped on request after step %lld of %lld; the checkpoint is written\nfix: start the same command again to continue",
+        OHT_FAIL(OHT_STOPPED,
+                 "stopped on request after step %lld of %lld; the checkpoint is written\nfix: start the same "
+                 "command again to continue",
                  (long long)s->state.step, (long long)t->cfg->train.steps);
     return OHT_OK;
 }
 
-// ---- start -----------------------------------------------------------------------------------------------------------
+// ---- start
+// -----------------------------------------------------------------------------------------------------------
 static oht_status prepare_root(trainer *t, bool *evaluated) {
     char path[OHT_PATH + 32];
     OHT_TRY(oht_rundir_metrics(&t->dir, t->s->state.step, evaluated));
@@ -191,7 +212,10 @@ static oht_status resume(trainer *t) {
     bool found, evaluated = false;
     OHT_TRY(oht_session_restore(s, t->path, true, &found));
     if (!found && t->cfg->run.resume == OHT_RESUME_MUST)
-        OHT_FAIL(OHT_CONFIG, "%s holds no checkpoint and run.resume = must\nfix: check -o, or run.resume=auto starts a new run", t->path);
+        OHT_FAIL(OHT_CONFIG,
+                 "%s holds no checkpoint and run.resume = must\nfix: check -o, or run.resume=auto starts a "
+                 "new run",
+                 t->path);
     t->saved = found ? s->state.step : -1;
     if (found) oht_log("resuming at step %lld", (long long)s->state.step);
     oht_status status = t->root ? prepare_root(t, &evaluated) : OHT_OK;
@@ -223,12 +247,15 @@ static void announce(const trainer *t) {
     const oht_config *cfg = t->cfg;
     oht_session_memory m = oht_session_bytes(s);
     int size = oht_comm_size(t->comm);
-    oht_log("%s, attention %s: %lld parameters; %lld + %lld sequences of %lld tokens", oht_model_type_name(cfg->model.type),
-            cfg->model.attention, (long long)oht_params_count(s->params), (long long)s->text.rows[0], (long long)s->text.rows[1],
+    oht_log("%s, attention %s: %lld parameters; %lld + %lld sequences of %lld tokens",
+            oht_model_type_name(cfg->model.type), cfg->model.attention,
+            (long long)oht_params_count(s->params), (long long)s->text.rows[0], (long long)s->text.rows[1],
             (long long)s->tokens);
-    oht_log("%d rank%s x %d thread%s; MiB per rank: weights %.0f, gradients %.0f, optimizer %.0f, activations %.0f", size,
-            size == 1 ? "" : "s", s->be->threads, s->be->threads == 1 ? "" : "s", (double)m.weights / 1048576.0,
-            (double)m.gradients / 1048576.0, (double)m.optimizer / 1048576.0, (double)m.arena / 1048576.0);
+    oht_log("%d rank%s x %d thread%s; MiB per rank: weights %.0f, gradients %.0f, optimizer %.0f, "
+            "activations %.0f",
+            size, size == 1 ? "" : "s", s->be->threads, s->be->threads == 1 ? "" : "s",
+            (double)m.weights / 1048576.0, (double)m.gradients / 1048576.0, (double)m.optimizer / 1048576.0,
+            (double)m.arena / 1048576.0);
 }
 
 static oht_status train(trainer *t) {
@@ -240,7 +267,8 @@ static oht_status train(trainer *t) {
     OHT_TRY(oht_session_allocate(t->s));
     OHT_TRY(resume(t));
     if (t->s->state.step >= t->cfg->train.steps && !t->owes_evaluation) {
-        oht_log("%s is finished: %lld of %lld steps are done", t->path, (long long)t->s->state.step, (long long)t->cfg->train.steps);
+        oht_log("%s is finished: %lld of %lld steps are done", t->path, (long long)t->s->state.step,
+                (long long)t->cfg->train.steps);
         return OHT_OK;
     }
     OHT_TRY(oht_agree(t->comm, start_loader(t)));

@@ -1,5 +1,6 @@
-// The run directory (see rundir.h). The lock is an flock on RUNDIR/.lock: the kernel drops it when the process ends, also
-// after kill -9. Ranks whose mpirun was killed live on for some seconds (hpc 1.1), so a new run waits a while for it.
+// The run directory (see rundir.h). The lock is an flock on RUNDIR/.lock: the kernel drops it when the
+// process ends, also after kill -9. Ranks whose mpirun was killed live on for some seconds (hpc 1.1), so a
+// new run waits a while for it.
 #include "train/rundir.h"
 
 #include <errno.h>
@@ -19,7 +20,8 @@ enum { LOCK_WAIT_S = 60 };
 
 static oht_status join(char *out, size_t size, const oht_rundir *r, const char *name) {
     int n = snprintf(out, size, "%s/%s", r->path, name);
-    if (n < 0 || (size_t)n >= size) OHT_FAIL(OHT_CONFIG, "the path of the run directory is too long: %s", r->path);
+    if (n < 0 || (size_t)n >= size)
+        OHT_FAIL(OHT_CONFIG, "the path of the run directory is too long: %s", r->path);
     return OHT_OK;
 }
 
@@ -27,12 +29,17 @@ static oht_status lock(oht_rundir *r) {
     char path[OHT_PATH + 32];
     OHT_TRY(join(path, sizeof(path), r, ".lock"));
     r->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (r->lock < 0) OHT_FAIL(OHT_IO, "cannot write into the run directory %s: %s\nfix: choose another one with -o", r->path, strerror(errno));
+    if (r->lock < 0)
+        OHT_FAIL(OHT_IO, "cannot write into the run directory %s: %s\nfix: choose another one with -o",
+                 r->path, strerror(errno));
     for (double start = oht_clock_s(); flock(r->lock, LOCK_EX | LOCK_NB) != 0;) {
         if (errno == EINTR) continue;
         if (errno != EWOULDBLOCK) return OHT_OK; // a file system without locks: go on without
         if (oht_clock_s() - start > LOCK_WAIT_S)
-            OHT_FAIL(OHT_CONFIG, "another process is training in %s\nfix: wait for it, or choose another directory with -o", r->path);
+            OHT_FAIL(
+                OHT_CONFIG,
+                "another process is training in %s\nfix: wait for it, or choose another directory with -o",
+                r->path);
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
     }
     return OHT_OK;
@@ -43,13 +50,18 @@ static oht_status settle_config(oht_rundir *r, const oht_config *cfg) {
     OHT_TRY(join(path, sizeof(path), r, "config.yaml"));
     if (access(path, F_OK) == 0) {
         if (cfg->run.resume == OHT_RESUME_NEVER)
-            OHT_FAIL(OHT_CONFIG, "%s holds a run already and run.resume = never\nfix: run.resume=auto continues it; or choose another directory with -o", r->path);
+            OHT_FAIL(OHT_CONFIG,
+                     "%s holds a run already and run.resume = never\nfix: run.resume=auto continues it; or "
+                     "choose another directory with -o",
+                     r->path);
         oht_config stored;
         oht_config_defaults(&stored);
         OHT_TRY(oht_config_load(&stored, path));
         OHT_TRY(oht_config_same_run(&stored, cfg, r->path));
     } else if (cfg->run.resume == OHT_RESUME_MUST) {
-        OHT_FAIL(OHT_CONFIG, "%s holds no run and run.resume = must\nfix: check -o, or run.resume=auto starts a new run", r->path);
+        OHT_FAIL(OHT_CONFIG,
+                 "%s holds no run and run.resume = must\nfix: check -o, or run.resume=auto starts a new run",
+                 r->path);
     }
     char *text;
     OHT_TRY(oht_config_text(cfg, &text));
@@ -61,7 +73,8 @@ static oht_status settle_config(oht_rundir *r, const oht_config *cfg) {
 oht_status oht_rundir_open(oht_rundir *r, const char *path, const oht_config *cfg) {
     memset(r, 0, sizeof(*r));
     r->lock = r->metrics = -1;
-    if (strlen(path) >= sizeof(r->path)) OHT_FAIL(OHT_CONFIG, "the path of the run directory is too long: %s", path);
+    if (strlen(path) >= sizeof(r->path))
+        OHT_FAIL(OHT_CONFIG, "the path of the run directory is too long: %s", path);
     strcpy(r->path, path);
     OHT_TRY(oht_make_folder(path));
     OHT_TRY(lock(r));
@@ -69,8 +82,8 @@ oht_status oht_rundir_open(oht_rundir *r, const char *path, const oht_config *cf
     return OHT_OK;
 }
 
-// Length of the leading lines that belong to steps <= step. A line that is not whole JSON (a kill while it was written)
-// ends the file.
+// Length of the leading lines that belong to steps <= step. A line that is not whole JSON (a kill while it
+// was written) ends the file.
 static size_t good_length(const char *text, size_t n, int64_t step, bool *evaluated) {
     size_t at = 0;
     *evaluated = false;
@@ -117,8 +130,10 @@ oht_status oht_rundir_append(oht_rundir *r, const char *line) {
     if (n < 0 || (size_t)n >= sizeof(text)) OHT_FAIL(OHT_INTERNAL, "a line of metrics.jsonl of %d bytes", n);
     ssize_t written = write(r->metrics, text, (size_t)n);
     if (written != n)
-        OHT_FAIL(OHT_IO, "cannot append to %s/metrics.jsonl: %s\nfix: free some space and start the same command again; it continues from the last checkpoint", r->path,
-                 written < 0 ? strerror(errno) : "no space left for the whole line");
+        OHT_FAIL(OHT_IO,
+                 "cannot append to %s/metrics.jsonl: %s\nfix: free some space and start the same command "
+                 "again; it continues from the last checkpoint",
+                 r->path, written < 0 ? strerror(errno) : "no space left for the whole line");
     return OHT_OK;
 }
 

@@ -1,4 +1,5 @@
-// A run directory as its owner, rank 0, sees it: config.yaml, the lock, metrics.jsonl (architecture 2.3). Local.
+// A run directory as its owner, rank 0, sees it: config.yaml, the lock, metrics.jsonl (architecture 2.3).
+// Local.
 #pragma once
 
 #include <stdbool.h>
@@ -12,9 +13,11 @@ typedef struct oht_rundir {
     int lock, metrics; // descriptors, -1 = closed
 } oht_rundir;
 
-// Makes the folder, locks it against a second run, compares a configuration found there with cfg, and writes config.yaml.
+// Makes the folder, locks it against a second run, compares a configuration found there with cfg, and writes
+// config.yaml.
 OHT_CHECKED oht_status oht_rundir_open(oht_rundir *r, const char *path, const oht_config *cfg);
-// Drops everything after `step` from metrics.jsonl and opens it for appending. *evaluated: it holds the evaluation of `step`.
+// Drops everything after `step` from metrics.jsonl and opens it for appending. *evaluated: it holds the
+// evaluation of `step`.
 OHT_CHECKED oht_status oht_rundir_metrics(oht_rundir *r, int64_t step, bool *evaluated);
 // Appends one line (text without newline) in one write.
 OHT_CHECKED oht_status oht_rundir_append(oht_rundir *r, const char *line);

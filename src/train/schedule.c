@@ -1,9 +1,9 @@
-// Learning-rate schedules, exactly as Hugging Face's get_scheduler defines them (spec transformers 3): a factor of
-// train.lr as a function of t, the number of completed updates, with W warm-up steps and S steps in all. The first update
-// of a warm-up therefore uses 0.
+// Learning-rate schedules, exactly as Hugging Face's get_scheduler defines them (spec transformers 3): a
+// factor of train.lr as a function of t, the number of completed updates, with W warm-up steps and S steps in
+// all. The first update of a warm-up therefore uses 0.
 //
-// train.final_lr_fraction f stretches W and S by a = 1 / (1 - (1 - W/S) f), both rounded down, so that a linear
-// schedule stands at about f at step S.
+// train.final_lr_fraction f stretches W and S by a = 1 / (1 - (1 - W/S) f), both rounded down, so that a
+// linear schedule stands at about f at step S.
 #include <math.h>
 
 #include "oht/train.h"
@@ -24,8 +24,10 @@ double oht_learning_rate(const oht_train_config *cfg, int64_t t) {
     if (t < W) return cfg->lr * ((double)t / min1(W));
     double progress = (double)(t - W) / min1(S - W);
     switch (cfg->schedule) {
-    case OHT_LR_LINEAR: return cfg->lr * fmax(0.0, (double)(S - t) / min1(S - W));
-    case OHT_LR_COSINE: return cfg->lr * fmax(0.0, 0.5 * (1.0 + cos(pi * progress))); // half a period
+    case OHT_LR_LINEAR:
+        return cfg->lr * fmax(0.0, (double)(S - t) / min1(S - W));
+    case OHT_LR_COSINE:
+        return cfg->lr * fmax(0.0, 0.5 * (1.0 + cos(pi * progress))); // half a period
     case OHT_LR_COSINE_WITH_RESTARTS:
         if (progress >= 1.0) return 0.0;
         return cfg->lr * fmax(0.0, 0.5 * (1.0 + cos(pi * fmod((double)cfg->cycles * progress, 1.0))));
@@ -33,7 +35,8 @@ double oht_learning_rate(const oht_train_config *cfg, int64_t t) {
         if (t >= S) return cfg->lr_end;
         return (cfg->lr - cfg->lr_end) * pow(1.0 - progress, cfg->lr_power) + cfg->lr_end;
     case OHT_LR_CONSTANT:
-    case OHT_LR_CONSTANT_WITH_WARMUP: break;
+    case OHT_LR_CONSTANT_WITH_WARMUP:
+        break;
     }
     return cfg->lr;
 }

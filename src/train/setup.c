@@ -1,8 +1,9 @@
-// A session: everything training, evaluation and bench need, created in phases that can fail on one rank alone, each ended
-// by oht_agree, so that all ranks go on together or return the same error (include/oht/session.h).
+// A session: everything training, evaluation and bench need, created in phases that can fail on one rank
+// alone, each ended by oht_agree, so that all ranks go on together or return the same error
+// (include/oht/session.h).
 //
-// Memory of one rank, in floats: parameters n; for training gradients n and AdamW moments 2n; one arena as large as
-// the larger of the two plans.
+// Memory of one rank, in floats: parameters n; for training gradients n and AdamW moments 2n; one arena as
+// large as the larger of the two plans.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,23 +16,30 @@ static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-// ---- the data ------------------------------------------------------------------------------------------------------
+// ---- the data
+// ------------------------------------------------------------------------------------------------------
 static oht_status check_text(const oht_session *s) {
     const oht_config *cfg = s->cfg;
     const oht_text_info *t = &s->text;
     if (t->mlm != s->mlm)
         OHT_FAIL(OHT_DATA,
-                 "%s holds data for %s language modelling, but model.type = %s learns by %s\nfix: prepare the text with "
+                 "%s holds data for %s language modelling, but model.type = %s learns by %s\nfix: prepare "
+                 "the text with "
                  "the other tokenizer, or set model.type = %s",
                  cfg->data.path, t->mlm ? "masked" : "causal", oht_model_type_name(cfg->model.type),
                  s->mlm ? "masking" : "predicting the next token", t->mlm ? "bert" : "opt");
     if (cfg->data.tokens != 0 && cfg->data.tokens != t->tokens)
-        OHT_FAIL(OHT_DATA, "%s has rows of %lld tokens, but data.tokens = %lld\nfix: set data.tokens = %lld (or 0), or prepare the text again with --tokens %lld",
+        OHT_FAIL(OHT_DATA,
+                 "%s has rows of %lld tokens, but data.tokens = %lld\nfix: set data.tokens = %lld (or 0), or "
+                 "prepare the text again with --tokens %lld",
                  cfg->data.path, (long long)t->tokens, (long long)cfg->data.tokens, (long long)t->tokens,
                  (long long)cfg->data.tokens);
     if (t->vocab_size > cfg->model.vocab_size)
-        OHT_FAIL(OHT_DATA, "%s has a vocabulary of %lld tokens, but model.vocab_size = %lld\nfix: set model.vocab_size = %lld", cfg->data.path,
-                 (long long)t->vocab_size, (long long)cfg->model.vocab_size, (long long)t->vocab_size);
+        OHT_FAIL(OHT_DATA,
+                 "%s has a vocabulary of %lld tokens, but model.vocab_size = %lld\nfix: set model.vocab_size "
+                 "= %lld",
+                 cfg->data.path, (long long)t->vocab_size, (long long)cfg->model.vocab_size,
+                 (long long)t->vocab_size);
     if ((s->parts & OHT_FOR_TRAINING) && t->rows[OHT_SPLIT_TRAIN] < 1)
         OHT_FAIL(OHT_DATA, "%s: /train/tokens has no rows", cfg->data.path);
     return OHT_OK;
@@ -62,13 +70,16 @@ static oht_status same_text(oht_session *s) {
     OHT_TRY(oht_broadcast(s->comm, &root, sizeof(root), 0));
     oht_status status = OHT_OK;
     if (memcmp(&root, &mine, sizeof(mine)) != 0)
-        status = oht_error_set(OHT_DATA, __FILE__, __LINE__, "%s on node %s is another file than on rank 0: %lld training rows (rank 0: %lld), source %.12s (rank 0: %.12s)",
+        status = oht_error_set(OHT_DATA, __FILE__, __LINE__,
+                               "%s on node %s is another file than on rank 0: %lld training rows (rank 0: "
+                               "%lld), source %.12s (rank 0: %.12s)",
                                s->cfg->data.path, oht_comm_node(s->comm), (long long)mine.number[0],
                                (long long)root.number[0], mine.sha, root.sha);
     return oht_agree(s->comm, status);
 }
 
-// ---- model and graphs ------------------------------------------------------------------------------------------------
+// ---- model and graphs
+// ------------------------------------------------------------------------------------------------
 static oht_status make_segments(oht_session *s) {
     const oht_params *params = s->params;
     // Order of offsets: parameters are few, so sort their indices by insertion.
@@ -76,7 +87,8 @@ static oht_status make_segments(oht_session *s) {
     OHT_TRY(OHT_ALLOC(&order, (size_t)params->n, "parameter order"));
     for (int i = 0; i < params->n; i++) {
         int j = i;
-        for (; j > 0 && params->item[order[j - 1]].offset > params->item[i].offset; j--) order[j] = order[j - 1];
+        for (; j > 0 && params->item[order[j - 1]].offset > params->item[i].offset; j--)
+            order[j] = order[j - 1];
         order[j] = i;
     }
     oht_status status = OHT_ALLOC(&s->segment, (size_t)params->n + 1, "decay segments");
@@ -114,19 +126,22 @@ static oht_status build(oht_session *s) {
     OHT_TRY(make_segments(s));
     if (s->parts & OHT_FOR_TRAINING) {
         int64_t share = ceil_div(cfg->train.global_batch, size);
-        OHT_TRY(record(s, &s->train_graph, OHT_TRAIN, share < cfg->train.micro_batch ? share : cfg->train.micro_batch));
+        OHT_TRY(record(s, &s->train_graph, OHT_TRAIN,
+                       share < cfg->train.micro_batch ? share : cfg->train.micro_batch));
         s->arena_bytes = oht_plan_bytes(s->train_graph);
     }
     if (s->parts & OHT_FOR_EVALUATION) {
         int64_t share = ceil_div(cfg->eval.batch, size);
-        OHT_TRY(record(s, &s->eval_graph, OHT_EVAL, share < cfg->eval.micro_batch ? share : cfg->eval.micro_batch));
+        OHT_TRY(record(s, &s->eval_graph, OHT_EVAL,
+                       share < cfg->eval.micro_batch ? share : cfg->eval.micro_batch));
         size_t bytes = oht_plan_bytes(s->eval_graph);
         if (bytes > s->arena_bytes) s->arena_bytes = bytes;
     }
     return OHT_OK;
 }
 
-oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_config *cfg, const oht_text_info *text, int parts) {
+oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_config *cfg,
+                              const oht_text_info *text, int parts) {
     *out = NULL;
     oht_session *s;
     OHT_TRY(oht_agree(comm, OHT_ALLOC(&s, 1, "session")));
@@ -150,7 +165,8 @@ fail:
     return status;
 }
 
-// ---- memory --------------------------------------------------------------------------------------------------------
+// ---- memory
+// --------------------------------------------------------------------------------------------------------
 oht_session_memory oht_session_bytes(const oht_session *s) {
     size_t flat = s->params->flat_count * sizeof(float);
     bool training = s->parts & OHT_FOR_TRAINING;
@@ -222,17 +238,20 @@ void oht_session_destroy(oht_session *s) {
     oht_free(s);
 }
 
-// ---- FLOPs ---------------------------------------------------------------------------------------------------------
+// ---- FLOPs
+// ---------------------------------------------------------------------------------------------------------
 oht_status oht_session_step_flops(const oht_session *s, double *out) {
     *out = 0;
     oht_run *run;
     OHT_TRY(oht_run_create(&run, s->train_graph, NULL, NULL, NULL)); // counts only, touches no memory
-    int64_t size = oht_comm_size(s->comm), G = s->cfg->train.global_batch, capacity = oht_graph_rows(s->train_graph);
+    int64_t size = oht_comm_size(s->comm), G = s->cfg->train.global_batch,
+            capacity = oht_graph_rows(s->train_graph);
     for (int64_t rank = 0; rank < size; rank++) {
         int64_t left = (G - rank + size - 1) / size; // samples rank, rank + size, ...
         while (left > 0) {
             run->rows = left < capacity ? left : capacity;
-            run->picked = s->mlm ? (int64_t)llround((double)(run->rows * s->tokens) * s->cfg->data.mlm_probability) : 0;
+            run->picked =
+                s->mlm ? (int64_t)llround((double)(run->rows * s->tokens) * s->cfg->data.mlm_probability) : 0;
             *out += oht_run_flops(run, false) + oht_run_flops(run, true);
             left -= run->rows;
         }
@@ -241,8 +260,9 @@ oht_status oht_session_step_flops(const oht_session *s, double *out) {
     return OHT_OK;
 }
 
-// ---- checkpoint to all ranks -----------------------------------------------------------------------------------------
-// Root's device memory to every rank's, through a host buffer of one piece.
+// ---- checkpoint to all ranks
+// ----------------------------------------------------------------------------------------- Root's device
+// memory to every rank's, through a host buffer of one piece.
 static oht_status spread(oht_session *s, float *device, unsigned char *host, size_t piece) {
     size_t total = s->params->flat_count * sizeof(float);
     bool root = oht_comm_rank(s->comm) == 0;
@@ -259,7 +279,8 @@ static oht_status spread(oht_session *s, float *device, unsigned char *host, siz
 oht_status oht_session_restore(oht_session *s, const char *rundir, bool moments, bool *found) {
     *found = false;
     oht_status status = OHT_OK;
-    if (oht_comm_rank(s->comm) == 0) status = oht_checkpoint_read(rundir, s->params, s->be, &s->state, moments, found);
+    if (oht_comm_rank(s->comm) == 0)
+        status = oht_checkpoint_read(rundir, s->params, s->be, &s->state, moments, found);
     OHT_TRY(oht_agree(s->comm, status));
     int64_t head[2] = {*found, s->state.step};
     OHT_TRY(oht_broadcast(s->comm, head, sizeof(head), 0));

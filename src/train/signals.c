@@ -1,6 +1,7 @@
-// Stop requests. SIGUSR1 (the contract) and SIGTERM (best effort: mpirun follows it with a kill about a second later) only
-// set a flag; the loops poll it and agree on it through their small all-reduce. SIGCONT, which mpirun sends before
-// SIGTERM, means nothing here. SIGXFSZ is ignored so that a file size limit comes back as an error of write().
+// Stop requests. SIGUSR1 (the contract) and SIGTERM (best effort: mpirun follows it with a kill about a
+// second later) only set a flag; the loops poll it and agree on it through their small all-reduce. SIGCONT,
+// which mpirun sends before SIGTERM, means nothing here. SIGXFSZ is ignored so that a file size limit comes
+// back as an error of write().
 #include <signal.h>
 #include <string.h>
 

@@ -1,12 +1,14 @@
 // One optimizer step (architecture 3.5, 3.6; spec transformers 3):
 //
 //   count    labels of the global batch, stop requests, failures: one small all-reduce, before any work
-//   compute  each micro-batch forward and backward; gradients of the loss sum / count add up in the flat buffer
-//   reduce   the flat gradient summed over ranks in pieces (hpc 1.3); loss and squared norm by a second small all-reduce
-//   check    loss and squared gradients finite, or NUMERIC on every rank before anything is changed
-//   update   AdamW on each stretch of the flat layout, gradients scaled by min(1, clip / (norm + 1e-6))
+//   compute  each micro-batch forward and backward; gradients of the loss sum / count add up in the flat
+//   buffer reduce   the flat gradient summed over ranks in pieces (hpc 1.3); loss and squared norm by a
+//   second small all-reduce check    loss and squared gradients finite, or NUMERIC on every rank before
+//   anything is changed update   AdamW on each stretch of the flat layout, gradients scaled by min(1, clip /
+//   (norm + 1e-6))
 //
-// Each rank squares its own slice of the reduced gradient, so that all ranks use the same norm by construction.
+// Each rank squares its own slice of the reduced gradient, so that all ranks use the same norm by
+// construction.
 #include <math.h>
 #include <string.h>
 
@@ -19,13 +21,14 @@ double oht_clip_coefficient(double norm, double clip) {
     return clip > 0 ? fmin(1.0, clip / (norm + 1e-6)) : 1.0;
 }
 
-// ---- compute -------------------------------------------------------------------------------------------------------
+// ---- compute
+// -------------------------------------------------------------------------------------------------------
 typedef struct totals {
     double labels, micros; // of all ranks: labels, and micro-batches that have any
 } totals;
 
-// What a micro-batch's loss sum counts in the step's loss: 1 / labels, or with compat.micro_batch_mean the mean of
-// the micro-batches' means, as the reference accumulates.
+// What a micro-batch's loss sum counts in the step's loss: 1 / labels, or with compat.micro_batch_mean the
+// mean of the micro-batches' means, as the reference accumulates.
 static double weight(const oht_session *s, const oht_batch *b, totals all) {
     if (b->n_labels == 0) return 0;
     return s->cfg->compat.micro_batch_mean ? 1.0 / ((double)b->n_labels * all.micros) : 1.0 / all.labels;
@@ -42,7 +45,8 @@ static void begin(oht_session *s, bool observe) {
 }
 
 // All micro-batches; returns this rank's part of the loss.
-static double compute(oht_session *s, const oht_step_batch *batch, totals all, bool observe, oht_step_result *out) {
+static double compute(oht_session *s, const oht_step_batch *batch, totals all, bool observe,
+                      oht_step_result *out) {
     oht_run *run = s->train;
     double loss = 0;
     bool written = false; // the first backward overwrites the gradients, the others add
@@ -70,7 +74,8 @@ static double compute(oht_session *s, const oht_step_batch *batch, totals all, b
     return loss;
 }
 
-// ---- check ---------------------------------------------------------------------------------------------------------
+// ---- check
+// ---------------------------------------------------------------------------------------------------------
 static int tap_index(const oht_session *s, const char *name) {
     const oht_tap_info *tap;
     int n = oht_graph_taps(s->train_graph, &tap);
@@ -79,8 +84,8 @@ static int tap_index(const oht_session *s, const char *name) {
     return n;
 }
 
-// Finds where the numbers left the finite range: forward once more with the statistics watching, then the reduced
-// gradients in the order backward completes them. Collective.
+// Finds where the numbers left the finite range: forward once more with the statistics watching, then the
+// reduced gradients in the order backward completes them. Collective.
 static oht_status diagnose(oht_session *s, const oht_step_batch *batch, double loss, double norm) {
     oht_run *run = s->train;
     begin(s, true);
@@ -100,7 +105,8 @@ static oht_status diagnose(oht_session *s, const oht_step_batch *batch, double l
     int found = (int)-first;
     char where[256];
     if (found < n) {
-        snprintf(where, sizeof(where), "the first tensor with values that are not finite is %s", tap[found].name);
+        snprintf(where, sizeof(where), "the first tensor with values that are not finite is %s",
+                 tap[found].name);
     } else {
         const oht_param *worst = NULL;
         for (int i = 0; i < s->params->n; i++) {
@@ -109,17 +115,24 @@ static oht_status diagnose(oht_session *s, const oht_step_batch *batch, double l
             if (!isfinite(s->be->sumsq(s->be, s->state.grad + p->offset, p->count))) worst = p;
         }
         if (worst)
-            snprintf(where, sizeof(where), "all activations are finite: it happened in the loss or a gradient; the first parameter whose gradient is not finite is %s", worst->name);
+            snprintf(where, sizeof(where),
+                     "all activations are finite: it happened in the loss or a gradient; the first parameter "
+                     "whose gradient is not finite is %s",
+                     worst->name);
         else
-            snprintf(where, sizeof(where), "all activations and gradients are finite: it happened in the loss, or squares of the gradient leave the range of AdamW's second moment");
+            snprintf(where, sizeof(where),
+                     "all activations and gradients are finite: it happened in the loss, or squares of the "
+                     "gradient leave the range of AdamW's second moment");
     }
     OHT_FAIL(OHT_NUMERIC,
              "step %lld: loss %g, gradient norm %g; %s. The parameters were not changed by this step, and "
-             "the checkpoints before it stay\nfix: a new run (-o) with a smaller train.lr, more train.warmup_steps or a smaller train.clip",
+             "the checkpoints before it stay\nfix: a new run (-o) with a smaller train.lr, more "
+             "train.warmup_steps or a smaller train.clip",
              (long long)s->state.step + 1, fabs(loss), fabs(norm), where);
 }
 
-// ---- update --------------------------------------------------------------------------------------------------------
+// ---- update
+// --------------------------------------------------------------------------------------------------------
 static void update(oht_session *s, double lr, double norm) {
     const oht_train_config *t = &s->cfg->train;
     oht_adamw opt = {.lr = (float)lr,
@@ -131,8 +144,8 @@ static void update(oht_session *s, double lr, double norm) {
     for (size_t i = 0; i < s->n_segments; i++) {
         const oht_segment *part = &s->segment[i];
         opt.weight_decay = part->decays ? (float)t->weight_decay : 0.0f;
-        s->be->adamw(s->be, s->state.param + part->first, s->state.grad + part->first, s->state.m + part->first,
-                     s->state.v + part->first, (int64_t)part->count, &opt);
+        s->be->adamw(s->be, s->state.param + part->first, s->state.grad + part->first,
+                     s->state.m + part->first, s->state.v + part->first, (int64_t)part->count, &opt);
     }
 }
 
@@ -145,11 +158,14 @@ static double slice_sumsq(oht_session *s) {
     return s->be->sumsq(s->be, s->state.grad + first, first + slice < n ? slice : n - first);
 }
 
-oht_status oht_step(oht_session *s, const oht_step_batch *batch, oht_status pending, bool observe, oht_step_result *out) {
+oht_status oht_step(oht_session *s, const oht_step_batch *batch, oht_status pending, bool observe,
+                    oht_step_result *out) {
     memset(out, 0, sizeof(*out));
     if (pending == OHT_OK && !batch)
-        pending = oht_error_set(OHT_INTERNAL, __FILE__, __LINE__, "no data for step %lld", (long long)s->state.step + 1);
-    double before[4] = {0, 0, oht_signals_stop_asked(), pending != OHT_OK}; // labels, micro-batches, stop, failed
+        pending = oht_error_set(OHT_INTERNAL, __FILE__, __LINE__, "no data for step %lld",
+                                (long long)s->state.step + 1);
+    double before[4] = {0, 0, oht_signals_stop_asked(),
+                        pending != OHT_OK}; // labels, micro-batches, stop, failed
     for (int64_t i = 0; pending == OHT_OK && i < batch->n_micro; i++) {
         before[0] += (double)batch->micro[i].n_labels;
         before[1] += batch->micro[i].n_labels > 0;
@@ -167,7 +183,8 @@ oht_status oht_step(oht_session *s, const oht_step_batch *batch, oht_status pend
     double t0 = oht_clock_s();
     oht_status status = s->be->sync(s->be);
     if (oht_comm_size(s->comm) > 1)
-        OHT_TRY(oht_sum_f32(s->comm, s->state.grad, s->params->flat_count, (size_t)s->cfg->train.reduce_bytes));
+        OHT_TRY(
+            oht_sum_f32(s->comm, s->state.grad, s->params->flat_count, (size_t)s->cfg->train.reduce_bytes));
     double after[3] = {loss, slice_sumsq(s), status != OHT_OK}; // loss, squared norm, failed
     OHT_TRY(oht_sum_f64(s->comm, after, 3));
     if (after[2] > 0) OHT_TRY(oht_agree(s->comm, status));

@@ -1,5 +1,6 @@
-// Random batches without a data file: tokens uniform in the vocabulary; OPT's labels are the next tokens, BERT's the
-// tokens at positions drawn with data.mlm_probability. Every draw is a function of (seed, step, sample, token).
+// Random batches without a data file: tokens uniform in the vocabulary; OPT's labels are the next tokens,
+// BERT's the tokens at positions drawn with data.mlm_probability. Every draw is a function of (seed, step,
+// sample, token).
 #include "train/synthetic.h"
 
 #include "oht/memory.h"
@@ -60,25 +61,30 @@ void oht_synthetic_destroy(oht_synthetic *b) {
 
 static uint32_t draw(const oht_synthetic *b, int site, int64_t step, int64_t sample, int64_t t) {
     uint64_t seed = (uint64_t)b->s->cfg->train.seed;
-    return oht_random_block(seed, OHT_DRAW_TEST, (uint32_t)site, (uint32_t)step, (uint32_t)sample, (uint32_t)t).v[0];
+    return oht_random_block(seed, OHT_DRAW_TEST, (uint32_t)site, (uint32_t)step, (uint32_t)sample,
+                            (uint32_t)t)
+        .v[0];
 }
 
 // Rows [first, first + rows) of this rank become one micro-batch.
 static void fill(oht_synthetic *b, oht_batch *m, int64_t step, int64_t first) {
     const oht_session *s = b->s;
     int64_t T = s->tokens, rank = oht_comm_rank(s->comm), size = oht_comm_size(s->comm);
-    int32_t *tokens = b->tokens + first * T, *labels = b->labels + first * T, *positions = b->positions + first * T;
+    int32_t *tokens = b->tokens + first * T, *labels = b->labels + first * T,
+            *positions = b->positions + first * T;
     m->picked = m->n_labels = 0;
     for (int64_t j = 0; j < m->rows; j++) {
         int64_t sample = rank + (first + j) * size;
         b->row_id[first + j] = sample;
         for (int64_t t = 0; t < T; t++)
-            tokens[j * T + t] = (int32_t)(draw(b, TOKEN_SITE, step, sample, t) % (uint64_t)s->cfg->model.vocab_size);
+            tokens[j * T + t] =
+                (int32_t)(draw(b, TOKEN_SITE, step, sample, t) % (uint64_t)s->cfg->model.vocab_size);
         for (int64_t t = 0; t < T; t++) {
             if (!s->mlm) {
                 labels[j * T + t] = t + 1 < T ? tokens[j * T + t + 1] : -1;
                 m->n_labels += t + 1 < T;
-            } else if (oht_uniform(draw(b, PICK_SITE, step, sample, t)) < (float)s->cfg->data.mlm_probability) {
+            } else if (oht_uniform(draw(b, PICK_SITE, step, sample, t)) <
+                       (float)s->cfg->data.mlm_probability) {
                 labels[m->picked] = tokens[j * T + t];
                 positions[m->picked++] = (int32_t)(j * T + t);
                 m->n_labels++;

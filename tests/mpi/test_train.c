@@ -1,5 +1,5 @@
-// Training on several ranks: the same bits when repeated, the same state on all ranks, and one rank's failure is
-// everybody's, at once, wherever it happens.
+// Training on several ranks: the same bits when repeated, the same state on all ranks, and one rank's failure
+// is everybody's, at once, wherever it happens.
 #include "mpi_main.h"
 
 #include <math.h>
@@ -158,7 +158,8 @@ static void one_rank_meets_damage(void **state) {
     }
     char whole[320];
     snprintf(whole, sizeof(whole), "%s/whole.h5", folder);
-    if (oht_comm_rank(oht_mpi_comm()) == 0 && last_rank() > 0) OHT_CHECK(&f, tiny_text(whole, false, false, 5000, 11) == OHT_OK);
+    if (oht_comm_rank(oht_mpi_comm()) == 0 && last_rank() > 0)
+        OHT_CHECK(&f, tiny_text(whole, false, false, 5000, 11) == OHT_OK);
     OHT_CHECK(&f, oht_barrier(oht_mpi_comm()) == OHT_OK);
     tiny_config(&cfg, OHT_MODEL_OPT, i_am_last() ? path : whole);
     cfg.train.steps = 700;
@@ -214,7 +215,8 @@ static void restore_reaches_all(void **state) {
     snprintf(run, sizeof(run), "%s/restore", folder);
     OHT_CHECK(&f, oht_train(oht_mpi_comm(), &cfg, run) == OHT_OK);
     double loss[3];
-    oht_session *a = take_steps(&f, &cfg, 3, loss), *b = open_session(&f, &cfg, OHT_FOR_TRAINING | OHT_FOR_EVALUATION);
+    oht_session *a = take_steps(&f, &cfg, 3, loss),
+                *b = open_session(&f, &cfg, OHT_FOR_TRAINING | OHT_FOR_EVALUATION);
     bool found = false;
     OHT_CHECK(&f, oht_session_restore(b, run, true, &found) == OHT_OK);
     OHT_CHECK(&f, found && b->state.step == 3);

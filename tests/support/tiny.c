@@ -33,7 +33,8 @@ static oht_status write_split(oht_h5 *file, oht_split split, int64_t rows, bool 
     uint16_t *ids;
     OHT_TRY(OHT_ALLOC(&ids, (size_t)(rows * TINY_TOKENS), "tiny tokens"));
     fill(ids, rows, (uint32_t)split, mlm, padded);
-    oht_h5_shape shape = {.type = OHT_H5_U16, .rank = 2, .dim = {rows, TINY_TOKENS}, .chunk = {OHT_TEXT_BLOCK, TINY_TOKENS}};
+    oht_h5_shape shape = {
+        .type = OHT_H5_U16, .rank = 2, .dim = {rows, TINY_TOKENS}, .chunk = {OHT_TEXT_BLOCK, TINY_TOKENS}};
     oht_status status = oht_h5_make(file, oht_text_dataset(split), &shape, false, true);
     if (status == OHT_OK) status = oht_h5_write(file, oht_text_dataset(split), 0, rows, OHT_H5_U16, ids);
     oht_free(ids);
@@ -53,7 +54,8 @@ oht_status tiny_text(const char *path, bool mlm, bool padded, int64_t rows, int6
                           .bos_id = -1,
                           .eos_id = -1,
                           .tokenizer = "tiny",
-                          .source_sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"};
+                          .source_sha256 =
+                              "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"};
     oht_h5 *file = NULL;
     oht_status status = oht_h5_create(&file, path);
     if (status == OHT_OK) status = oht_text_write_info(file, &info);

@@ -1,5 +1,6 @@
-// A small data file and small models for tests of training: token t is followed by 3 t + 7 (mod what the vocabulary has
-// beside special ids), in data for masking by t itself, with some noise, so that a model learns within tens of steps.
+// A small data file and small models for tests of training: token t is followed by 3 t + 7 (mod what the
+// vocabulary has beside special ids), in data for masking by t itself, with some noise, so that a model
+// learns within tens of steps.
 #pragma once
 
 #include <stdbool.h>

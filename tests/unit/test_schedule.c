@@ -1,4 +1,5 @@
-// Learning-rate schedules against the golden values and Hugging Face's formulas written out once more; clipping.
+// Learning-rate schedules against the golden values and Hugging Face's formulas written out once more;
+// clipping.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -81,7 +82,13 @@ static void all_schedules(void **state) {
                                   OHT_LR_POLYNOMIAL, OHT_LR_CONSTANT, OHT_LR_CONSTANT_WITH_WARMUP};
     for (size_t k = 0; k < sizeof(kinds) / sizeof(*kinds); k++) {
         for (int64_t W = 0; W < 12; W += 4) {
-            oht_train_config c = {.schedule = kinds[k], .lr = 0.01, .warmup_steps = W, .steps = 50, .cycles = 3, .lr_end = 1e-4, .lr_power = 2};
+            oht_train_config c = {.schedule = kinds[k],
+                                  .lr = 0.01,
+                                  .warmup_steps = W,
+                                  .steps = 50,
+                                  .cycles = 3,
+                                  .lr_end = 1e-4,
+                                  .lr_power = 2};
             for (int64_t t = 0; t < 60; t++) NEAR(oht_learning_rate(&c, t), reference(&c, t), 1e-16);
         }
     }
@@ -89,7 +96,13 @@ static void all_schedules(void **state) {
 
 static void known_points(void **state) {
     (void)state;
-    oht_train_config c = {.schedule = OHT_LR_COSINE, .lr = 1, .warmup_steps = 10, .steps = 110, .cycles = 2, .lr_end = 0.1, .lr_power = 1};
+    oht_train_config c = {.schedule = OHT_LR_COSINE,
+                          .lr = 1,
+                          .warmup_steps = 10,
+                          .steps = 110,
+                          .cycles = 2,
+                          .lr_end = 0.1,
+                          .lr_power = 1};
     NEAR(oht_learning_rate(&c, 0), 0, 0); // the first update of a warm-up
     NEAR(oht_learning_rate(&c, 5), 0.5, 0);
     NEAR(oht_learning_rate(&c, 60), 0.5, 1e-15);
@@ -108,7 +121,13 @@ static void known_points(void **state) {
 static void degenerate(void **state) {
     (void)state;
     for (int kind = OHT_LR_LINEAR; kind <= OHT_LR_CONSTANT_WITH_WARMUP; kind++) {
-        oht_train_config c = {.schedule = (oht_schedule)kind, .lr = 1, .steps = 10, .cycles = 1, .lr_end = 0.1, .lr_power = 1, .final_lr_fraction = 0.5};
+        oht_train_config c = {.schedule = (oht_schedule)kind,
+                              .lr = 1,
+                              .steps = 10,
+                              .cycles = 1,
+                              .lr_end = 0.1,
+                              .lr_power = 1,
+                              .final_lr_fraction = 0.5};
         for (c.warmup_steps = 0; c.warmup_steps <= 20; c.warmup_steps += 10)
             for (int64_t t = 0; t < 40; t++) {
                 double lr = oht_learning_rate(&c, t);
@@ -123,7 +142,8 @@ static void clipping(void **state) {
     const json_t *one = golden_get(all, "grad_clip");
     size_t n;
     double *g = golden_doubles(one, "g", &n), *want = golden_doubles(one, "clipped", NULL);
-    double norm = golden_number(one, "total_norm"), c = oht_clip_coefficient(norm, golden_number(one, "max_norm"));
+    double norm = golden_number(one, "total_norm"),
+           c = oht_clip_coefficient(norm, golden_number(one, "max_norm"));
     for (size_t i = 0; i < n; i++) NEAR(g[i] * c, want[i], 1e-15);
     NEAR(oht_clip_coefficient(0.5, 1), 1, 0);
     NEAR(oht_clip_coefficient(13, 0), 1, 0); // off
@@ -135,8 +155,9 @@ static void clipping(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(linear_golden), cmocka_unit_test(final_fraction_golden), cmocka_unit_test(all_schedules),
-        cmocka_unit_test(known_points),  cmocka_unit_test(degenerate),            cmocka_unit_test(clipping),
+        cmocka_unit_test(linear_golden), cmocka_unit_test(final_fraction_golden),
+        cmocka_unit_test(all_schedules), cmocka_unit_test(known_points),
+        cmocka_unit_test(degenerate),    cmocka_unit_test(clipping),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

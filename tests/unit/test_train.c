@@ -1,5 +1,6 @@
-// Training on one rank: it learns, resumes to the same bits, accumulates as one batch, allocates nothing after its first
-// step, stops before an update with numbers that are not finite, and evaluates as the specification defines it.
+// Training on one rank: it learns, resumes to the same bits, accumulates as one batch, allocates nothing
+// after its first step, stops before an update with numbers that are not finite, and evaluates as the
+// specification defines it.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -37,14 +38,16 @@ static char *in_folder(char out[320], const char *name) {
 #define FAILS(call, code, part)                                                                              \
     do {                                                                                                     \
         assert_int_equal((call), (code));                                                                    \
-        if (!strstr(oht_error_last()->text, (part))) fail_msg("\"%s\" not in: %s", (part), oht_error_last()->text); \
+        if (!strstr(oht_error_last()->text, (part)))                                                         \
+            fail_msg("\"%s\" not in: %s", (part), oht_error_last()->text);                                   \
     } while (0)
 
 static const char *data_of(oht_model_type type) {
     return type == OHT_MODEL_BERT ? bert_data : opt_data;
 }
 
-// ---- what a run left behind ------------------------------------------------------------------------------------------
+// ---- what a run left behind
+// ------------------------------------------------------------------------------------------
 typedef struct trace {
     int n, evaluations;
     double loss[64], eval_loss[64];
@@ -65,7 +68,8 @@ static void read_trace(const char *rundir, trace *out) {
             assert_true(json_is_real(json_object_get(eval, "perplexity")));
             out->eval_loss[out->evaluations++] = json_number_value(json_object_get(eval, "loss"));
         } else {
-            static const char *const fields[] = {"loss", "lr", "grad_norm", "tokens_per_s", "step_s", "data_wait_s"};
+            static const char *const fields[] = {"loss",         "lr",     "grad_norm",
+                                                 "tokens_per_s", "step_s", "data_wait_s"};
             for (size_t i = 0; i < 6; i++) assert_true(json_is_number(json_object_get(o, fields[i])));
             out->step[out->n] = json_integer_value(json_object_get(o, "step"));
             out->loss[out->n++] = json_number_value(json_object_get(o, "loss"));
@@ -115,7 +119,8 @@ static oht_loader *open_loader(const oht_session *s, int64_t first, int64_t coun
     return loader;
 }
 
-// ---- tests -----------------------------------------------------------------------------------------------------------
+// ---- tests
+// -----------------------------------------------------------------------------------------------------------
 static void loss_falls(void **state) {
     (void)state;
     const oht_model_type types[] = {OHT_MODEL_OPT, OHT_MODEL_BERT};
@@ -135,9 +140,12 @@ static void loss_falls(void **state) {
         read_trace(run, &t);
         assert_int_equal(t.n, 60);
         assert_int_equal(t.evaluations, 1);
-        if (!(fabs(t.loss[0] - log(TINY_VOCAB)) < 0.5)) fail_msg("first loss %g, ln V is %g", t.loss[0], log(TINY_VOCAB));
-        if (!(t.loss[59] < (k ? 0.85 : 0.6) * t.loss[0])) fail_msg("loss fell only from %g to %g", t.loss[0], t.loss[59]);
-        if (!(fabs(t.eval_loss[0] - t.loss[59]) < 0.5)) fail_msg("evaluation %g, training %g", t.eval_loss[0], t.loss[59]);
+        if (!(fabs(t.loss[0] - log(TINY_VOCAB)) < 0.5))
+            fail_msg("first loss %g, ln V is %g", t.loss[0], log(TINY_VOCAB));
+        if (!(t.loss[59] < (k ? 0.85 : 0.6) * t.loss[0]))
+            fail_msg("loss fell only from %g to %g", t.loss[0], t.loss[59]);
+        if (!(fabs(t.eval_loss[0] - t.loss[59]) < 0.5))
+            fail_msg("evaluation %g, training %g", t.eval_loss[0], t.loss[59]);
     }
 }
 
@@ -185,7 +193,8 @@ static void __attribute__((format(printf, 1, 2))) shell(const char *format, ...)
     assert_int_equal(system(command), 0);
 }
 
-// Lines and rows beyond the checkpoint, half a line: cut at resume. The evaluation that is missing is made up for.
+// Lines and rows beyond the checkpoint, half a line: cut at resume. The evaluation that is missing is made up
+// for.
 static void resume_cuts_back(void **state) {
     (void)state;
     char run[320], whole[320], path[400], saved[400];
@@ -206,7 +215,8 @@ static void resume_cuts_back(void **state) {
     cfg.train.steps = 6;
     OK(oht_train(world, &cfg, run));
     // Back to step 3, as if killed after step 6 had been logged and before its checkpoint.
-    shell("cd '%s' && rm -rf checkpoints && mkdir checkpoints && cp '%s' checkpoints/step-00000003.h5", run, saved);
+    shell("cd '%s' && rm -rf checkpoints && mkdir checkpoints && cp '%s' checkpoints/step-00000003.h5", run,
+          saved);
     snprintf(path, sizeof(path), "%s/metrics.jsonl", run);
     FILE *f = fopen(path, "a");
     fputs("{\"step\": 7, \"lo", f);
@@ -299,7 +309,10 @@ static void accumulation_is_one_batch(void **state) {
     (void)state;
     for (int k = 0; k < 3; k++) {
         oht_config cfg;
-        tiny_config(&cfg, k == 1 ? OHT_MODEL_BERT : OHT_MODEL_OPT, k == 2 ? padded_data : k ? bert_data : opt_data);
+        tiny_config(&cfg, k == 1 ? OHT_MODEL_BERT : OHT_MODEL_OPT,
+                    k == 2 ? padded_data
+                    : k    ? bert_data
+                           : opt_data);
         cfg.train.global_batch = 7;
         cfg.train.clip = 0;
         oht_step_result whole, part;
@@ -312,9 +325,12 @@ static void accumulation_is_one_batch(void **state) {
                 error += pow((double)a->state.grad[i] - (double)b->state.grad[i], 2);
                 norm += pow((double)a->state.grad[i], 2);
             }
-            if (!(fabs(whole.loss - part.loss) <= 1e-6 * whole.loss)) fail_msg("micro %d: loss %.9g, %.9g", (int)micro, part.loss, whole.loss);
-            if (!(sqrt(error) <= 1e-5 * sqrt(norm))) fail_msg("micro %d: gradients differ by %g", (int)micro, sqrt(error / norm));
-            if (!(fabs(sqrt(norm) - whole.grad_norm) <= 1e-6 * whole.grad_norm)) fail_msg("norm %g, reported %g", sqrt(norm), whole.grad_norm);
+            if (!(fabs(whole.loss - part.loss) <= 1e-6 * whole.loss))
+                fail_msg("micro %d: loss %.9g, %.9g", (int)micro, part.loss, whole.loss);
+            if (!(sqrt(error) <= 1e-5 * sqrt(norm)))
+                fail_msg("micro %d: gradients differ by %g", (int)micro, sqrt(error / norm));
+            if (!(fabs(sqrt(norm) - whole.grad_norm) <= 1e-6 * whole.grad_norm))
+                fail_msg("norm %g, reported %g", sqrt(norm), whole.grad_norm);
             oht_session_destroy(b);
         }
         oht_session_destroy(a);
@@ -351,16 +367,19 @@ static void mean_of_means(void **state) {
     }
     OK(oht_step(s, batch, OHT_OK, false, &r));
     s->state.step = 0;
-    if (!(fabs(r.loss - sum / (double)labels) <= 1e-6)) fail_msg("%g is not %g", r.loss, sum / (double)labels);
+    if (!(fabs(r.loss - sum / (double)labels) <= 1e-6))
+        fail_msg("%g is not %g", r.loss, sum / (double)labels);
     cfg.compat.micro_batch_mean = true;
     OK(oht_step(s, batch, OHT_OK, false, &r));
-    if (!(fabs(r.loss - means / (double)counted) <= 1e-6)) fail_msg("%g is not %g", r.loss, means / (double)counted);
+    if (!(fabs(r.loss - means / (double)counted) <= 1e-6))
+        fail_msg("%g is not %g", r.loss, means / (double)counted);
     assert_true(fabs(sum / (double)labels - means / (double)counted) > 1e-5); // or the test shows nothing
     oht_loader_destroy(loader);
     oht_session_destroy(s);
 }
 
-// First update from zero moments: m = (1 - beta1) coef g, so its norm is the clipped norm; and AdamW's formula by hand.
+// First update from zero moments: m = (1 - beta1) coef g, so its norm is the clipped norm; and AdamW's
+// formula by hand.
 static void clipped_update(void **state) {
     (void)state;
     oht_config cfg;
@@ -375,9 +394,12 @@ static void clipped_update(void **state) {
         double wd = oht_param_decays(p, cfg.train.no_decay) ? cfg.train.weight_decay : 0;
         for (size_t e = p->offset; e < p->offset + (size_t)p->count; e++) {
             double g = coef * (double)s->state.grad[e], m = (1 - b1) * g, v = (1 - b2) * g * g;
-            double want = (double)start->state.param[e] * (1 - r.lr * wd) - r.lr * (m / (1 - b1)) / (sqrt(v / (1 - b2)) + cfg.train.eps);
-            if (!(fabs((double)s->state.m[e] - m) <= 1e-5 * fabs(m) + 1e-12)) fail_msg("%s: m %g, expected %g", p->name, (double)s->state.m[e], m);
-            if (!(fabs((double)s->state.param[e] - want) <= 1e-5 * fabs(want) + 2e-6)) fail_msg("%s: %g, expected %g", p->name, (double)s->state.param[e], want);
+            double want = (double)start->state.param[e] * (1 - r.lr * wd) -
+                          r.lr * (m / (1 - b1)) / (sqrt(v / (1 - b2)) + cfg.train.eps);
+            if (!(fabs((double)s->state.m[e] - m) <= 1e-5 * fabs(m) + 1e-12))
+                fail_msg("%s: m %g, expected %g", p->name, (double)s->state.m[e], m);
+            if (!(fabs((double)s->state.param[e] - want) <= 1e-5 * fabs(want) + 2e-6))
+                fail_msg("%s: %g, expected %g", p->name, (double)s->state.param[e], want);
         }
     }
     oht_session_destroy(s);
@@ -454,7 +476,8 @@ static void divergence_keeps_the_checkpoint(void **state) {
     // The next start goes on from finite numbers whose sum is not.
     for (int i = 0; i < s->params->n; i++) {
         const oht_param *p = &s->params->item[i];
-        for (int64_t e = 0; strstr(p->name, "ffn2.bias") && e < p->count; e++) s->state.param[p->offset + (size_t)e] = 3e38f;
+        for (int64_t e = 0; strstr(p->name, "ffn2.bias") && e < p->count; e++)
+            s->state.param[p->offset + (size_t)e] = 3e38f;
     }
     OK(oht_checkpoint_write(run, &cfg, s->params, s->be, &s->state, 2));
     oht_session_destroy(s);
@@ -481,8 +504,15 @@ static void evaluation_by_hand(void **state) {
     int64_t rows = s->text.rows[1];
     assert_true(rows % 4 != 0);
     double *loss = calloc((size_t)rows, sizeof(*loss)), *labels = calloc((size_t)rows, sizeof(*labels));
-    oht_loader_config lc = {.split = OHT_SPLIT_VALIDATION, .mlm = true, .mlm_probability = cfg.data.mlm_probability, .seed = 1,
-                            .mask_seed = (uint64_t)cfg.eval.mask_seed, .global_batch = 1, .micro_batch = 1, .count = rows, .size = 1};
+    oht_loader_config lc = {.split = OHT_SPLIT_VALIDATION,
+                            .mlm = true,
+                            .mlm_probability = cfg.data.mlm_probability,
+                            .seed = 1,
+                            .mask_seed = (uint64_t)cfg.eval.mask_seed,
+                            .global_batch = 1,
+                            .micro_batch = 1,
+                            .count = rows,
+                            .size = 1};
     oht_loader *loader;
     OK(oht_loader_create(&loader, bert_data, &lc));
     for (int64_t i = 0; i < rows; i++) {
@@ -514,8 +544,10 @@ static void evaluation_by_hand(void **state) {
         assert_int_equal(r.sequences, (int64_t)sequences);
         assert_int_equal(r.batches, ((int64_t)sequences + 3) / 4);
         double ppl = exp(weighted / sequences);
-        if (!(fabs(r.loss - all_loss / all_labels) <= 1e-6)) fail_msg("loss %.9g, by hand %.9g", r.loss, all_loss / all_labels);
-        if (!(fabs(r.perplexity - ppl) <= 1e-5 * ppl)) fail_msg("perplexity %.9g, by hand %.9g", r.perplexity, ppl);
+        if (!(fabs(r.loss - all_loss / all_labels) <= 1e-6))
+            fail_msg("loss %.9g, by hand %.9g", r.loss, all_loss / all_labels);
+        if (!(fabs(r.perplexity - ppl) <= 1e-5 * ppl))
+            fail_msg("perplexity %.9g, by hand %.9g", r.perplexity, ppl);
         const oht_tap_info *tap;
         const oht_tap_stats *stats;
         assert_true(oht_stats_taps(s->eval_stats, &tap, &stats) > 0);
@@ -575,7 +607,8 @@ static int set_up(void **state) {
     in_folder(opt_data, "opt.h5");
     in_folder(bert_data, "bert.h5");
     in_folder(padded_data, "padded.h5");
-    if (tiny_text(opt_data, false, false, 300, 11) != OHT_OK || tiny_text(bert_data, true, false, 300, 11) != OHT_OK ||
+    if (tiny_text(opt_data, false, false, 300, 11) != OHT_OK ||
+        tiny_text(bert_data, true, false, 300, 11) != OHT_OK ||
         tiny_text(padded_data, false, true, 300, 11) != OHT_OK) {
         fprintf(stderr, "%s\n", oht_error_last()->text);
         return 1;
