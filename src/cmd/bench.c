@@ -80,7 +80,7 @@ static void take_op(void *ctx, const char *op, double forward_s, double backward
 // seconds: PHASES + 2 lists of r->steps numbers: each phase, the step, the step with the statistics watching.
 static oht_status time_steps(oht_session *s, oht_synthetic *data, double *seconds, result *r) {
     int64_t n = r->steps;
-    timed_step t;
+    timed_step t = {0};
     oht_progress(0, n, false, "warm-up");
     OHT_TRY(step(s, data, false, &t));
     for (int64_t i = 0; i < n; i++) { // alternating, so that a drifting machine hits both alike

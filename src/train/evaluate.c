@@ -62,7 +62,7 @@ static oht_status one_batch(oht_session *s, oht_loader *loader, int64_t index, s
         status = oht_error_set(OHT_INTERNAL, __FILE__, __LINE__, "no data for evaluation batch %lld",
                                (long long)index);
     double part[4] = {0, 0, oht_signals_stop_asked(), 0}; // loss sum, labels, stop, failed
-    if (status == OHT_OK) {
+    if (status == OHT_OK && batch) {
         part[0] = forward(s, batch, ec->inf_norm_batches == 0 || index < ec->inf_norm_batches,
                           index < ec->kurtosis_batches);
         part[1] = (double)batch->n_labels;
