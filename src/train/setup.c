@@ -16,8 +16,7 @@ static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-// ---- the data
-// ------------------------------------------------------------------------------------------------------
+// ---- the data -----------------------------------------------------------------------------------
 static oht_status check_text(const oht_session *s) {
     const oht_config *cfg = s->cfg;
     const oht_text_info *t = &s->text;
@@ -78,8 +77,7 @@ static oht_status same_text(oht_session *s) {
     return oht_agree(s->comm, status);
 }
 
-// ---- model and graphs
-// ------------------------------------------------------------------------------------------------
+// ---- model and graphs ---------------------------------------------------------------------------
 static oht_status make_segments(oht_session *s) {
     const oht_params *params = s->params;
     // Order of offsets: parameters are few, so sort their indices by insertion.
@@ -165,8 +163,7 @@ fail:
     return status;
 }
 
-// ---- memory
-// --------------------------------------------------------------------------------------------------------
+// ---- memory -------------------------------------------------------------------------------------
 oht_session_memory oht_session_bytes(const oht_session *s) {
     size_t flat = s->params->flat_count * sizeof(float);
     bool training = s->parts & OHT_FOR_TRAINING;
@@ -238,8 +235,7 @@ void oht_session_destroy(oht_session *s) {
     oht_free(s);
 }
 
-// ---- FLOPs
-// ---------------------------------------------------------------------------------------------------------
+// ---- FLOPs --------------------------------------------------------------------------------------
 oht_status oht_session_step_flops(const oht_session *s, double *out) {
     *out = 0;
     oht_run *run;

@@ -21,8 +21,7 @@ double oht_clip_coefficient(double norm, double clip) {
     return clip > 0 ? fmin(1.0, clip / (norm + 1e-6)) : 1.0;
 }
 
-// ---- compute
-// -------------------------------------------------------------------------------------------------------
+// ---- compute ------------------------------------------------------------------------------------
 typedef struct totals {
     double labels, micros; // of all ranks: labels, and micro-batches that have any
 } totals;
@@ -74,8 +73,7 @@ static double compute(oht_session *s, const oht_step_batch *batch, totals all, b
     return loss;
 }
 
-// ---- check
-// ---------------------------------------------------------------------------------------------------------
+// ---- check --------------------------------------------------------------------------------------
 static int tap_index(const oht_session *s, const char *name) {
     const oht_tap_info *tap;
     int n = oht_graph_taps(s->train_graph, &tap);
@@ -131,8 +129,7 @@ static oht_status diagnose(oht_session *s, const oht_step_batch *batch, double l
              (long long)s->state.step + 1, fabs(loss), fabs(norm), where);
 }
 
-// ---- update
-// --------------------------------------------------------------------------------------------------------
+// ---- update -------------------------------------------------------------------------------------
 static void update(oht_session *s, double lr, double norm) {
     const oht_train_config *t = &s->cfg->train;
     oht_adamw opt = {.lr = (float)lr,
