@@ -25,7 +25,8 @@ only '(^|[^_a-z])(exit|abort)\(' src/main.c src/dist
 # Writable globals of the library must be file-local (the error record, log state, signal flags, counters, locks).
 library=$(dirname "$OHTRAIN")/liboht.a
 [ -f "$library" ] || { echo "no $library"; exit 1; }
-globals=$(nm -A --defined-only "$library" 2>/dev/null | grep -E ' [DB] ' | grep -vE ' (__(asan|ubsan|odr_asan|tsan)|oht_cmd_)')
+globals=$(objdump -t "$library" 2>/dev/null | grep -E ' g +O +\.(data|bss)[[:space:]]' |
+          grep -vE '(__(asan|ubsan|odr_asan|tsan)|oht_cmd_)')
 if [ -n "$globals" ]; then
     echo "writable globals with external linkage:"
     echo "$globals"
