@@ -1,5 +1,6 @@
-// Text data for training and evaluation: the HDF5 file of `ohtrain prepare text`, the order samples are visited in, and a
-// loader thread that prepares step after step.
+// Data for training and evaluation: the HDF5 files of `ohtrain prepare`, the order samples are visited in,
+// and a loader that prepares step after step ahead of the trainer. Loader, session and trainer do not know
+// what a sample is: the kinds of data are src/data/*_source.c.
 #pragma once
 
 #include <stdbool.h>
@@ -8,12 +9,13 @@
 #include "oht/config.h"
 #include "oht/dist.h"
 #include "oht/status.h"
+#include "oht/task.h"
 
 typedef struct oht_text_info {
-    int64_t rows[2];   // /train, /validation
-    int64_t tokens;    // T
+    int64_t rows[2]; // /train, /validation
+    int64_t tokens; // T
     int64_t vocab_size;
-    bool mlm, padded;  // kind; some rows are shorter than T and end in pad_id
+    bool mlm, padded; // kind; some rows are shorter than T and end in pad_id
     int32_t pad_id, mask_id, cls_id, sep_id, bos_id, eos_id; // -1 = none
     char tokenizer[32];
     char source_sha256[65];
@@ -26,33 +28,70 @@ typedef struct oht_text oht_text;
 OHT_CHECKED oht_status oht_text_open(oht_text **out, const char *path);
 void oht_text_close(oht_text *text);
 const oht_text_info *oht_text_info_of(const oht_text *text);
-// Rows [first, first + n) of a split as i32; every id is checked against vocab_size. Local, one thread at a time.
+// Rows [first, first + n) of a split as i32; every id is checked against vocab_size. Local, one thread at a
+// time.
 OHT_CHECKED oht_status oht_text_read(oht_text *text, oht_split split, int64_t first, int64_t n, int32_t *out);
 
-// Row visited at place `position` (counted from 0 over the whole run) of the training order: epoch = position / rows; inside
-// an epoch blocks of 256 rows come in random order, and rows are permuted inside windows of several blocks, so that reading
-// stays local. A bijection of [0, rows) for every epoch; a pure function of its arguments. Local.
+// Row visited at place `position` (counted from 0 over the whole run) of the training order: epoch = position
+// / rows; inside an epoch blocks of 256 rows come in random order, and rows are permuted inside windows of
+// several blocks, so that reading stays local. A bijection of [0, rows) for every epoch; a pure function of
+// its arguments. Local.
 int64_t oht_order(uint64_t seed, int64_t rows, int64_t position);
+// The same without windows, for data whose neighbours are alike (images lie class by class) and that is read
+// one by one.
+int64_t oht_order_whole(uint64_t seed, int64_t rows, int64_t position);
 
-// One micro-batch of one rank. Sample j of the micro-batch is sample sample0 + j * stride of the global batch.
+// What a data file offers, whatever its kind.
+typedef struct oht_data_info {
+    oht_task task; // what it is made for
+    int64_t rows[2]; // samples for training, for validation; 0 = the file has no such split
+    int64_t tokens; // text: T
+    int64_t vocab_size; // text
+    bool padded; // text: some rows are shorter than T
+    int64_t classes; // images
+    char origin[32]; // text: the tokenizer
+    char source_sha256[65];
+} oht_data_info;
+// Opens a data file of any kind, by its attribute `format`, checks it, and closes it. DATA errors name file,
+// dataset, found, expected, remedy. Local.
+OHT_CHECKED oht_status oht_data_describe(oht_data_info *out, const char *path);
+// "text for causal language modelling", and the type of model that learns from it ("opt").
+const char *oht_task_data(oht_task task);
+const char *oht_task_model(oht_task task);
+
+// One array of a micro-batch; NULL: there is none.
+typedef struct oht_array {
+    const void *data;
+    size_t bytes;
+} oht_array;
+
+// One micro-batch of one rank. Sample j of the micro-batch is sample sample0 + j * stride of the global
+// batch.
 typedef struct oht_batch {
-    int64_t rows, picked;
+    int64_t rows, picked; // samples, masked positions
     uint32_t sample0, stride;
-    const int32_t *tokens;    // (rows,T), masked already for MLM
-    const uint8_t *mask;      // (rows,T), NULL unless padded
-    const int32_t *labels;    // OPT: (rows,T); MLM: (picked)
-    const int32_t *positions; // MLM: (picked)
-    int64_t n_labels;         // labels that count
+    oht_array field[OHT_FIELD_COUNT];
+    int64_t n_labels; // labels that count
 } oht_batch;
+
+static inline const int32_t *oht_batch_i32(const oht_batch *b, oht_field field) {
+    return (const int32_t *)b->field[field].data;
+}
+static inline const uint8_t *oht_batch_u8(const oht_batch *b, oht_field field) {
+    return (const uint8_t *)b->field[field].data;
+}
+static inline const float *oht_batch_f32(const oht_batch *b, oht_field field) {
+    return (const float *)b->field[field].data;
+}
 
 // All micro-batches of one rank for one optimizer step, or one global evaluation batch.
 typedef struct oht_step_batch {
-    int64_t index;         // step, or number of the evaluation batch
-    int64_t n_micro;       // same on all ranks
+    int64_t index; // step, or number of the evaluation batch
+    int64_t n_micro; // same on all ranks
     const oht_batch *micro;
-    int64_t n_labels;      // of this rank
-    int64_t rows;          // of this rank
-    int64_t global_rows;   // of all ranks (the last evaluation batch may be short)
+    int64_t n_labels; // of this rank
+    int64_t rows; // of this rank
+    int64_t global_rows; // of all ranks (the last evaluation batch may be short)
     const int64_t *row_id; // dataset row of each local sample, for provenance
 } oht_step_batch;
 
@@ -60,39 +99,46 @@ typedef struct oht_loader oht_loader;
 
 typedef struct oht_loader_config {
     oht_split split;
-    bool mlm;
-    double mlm_probability;
-    uint64_t seed;           // order and masks in training
-    uint64_t mask_seed;      // masks in evaluation
+    oht_task task;
+    uint64_t seed; // order, and everything random in training
     int64_t global_batch, micro_batch;
-    int64_t first, count;    // steps [first, first + count); evaluation: batches in file order, 0 = up to the file's end
+    int64_t first,
+        count; // steps [first, first + count); evaluation: batches in file order, 0 = up to the file's end
     int rank, size;
+    int threads; // that prepare samples side by side, where the kind of data can; 0 = 1
+    double mlm_probability; // MLM
+    uint64_t mask_seed; // MLM: masks in evaluation
 } oht_loader_config;
 
-// Opens and checks the file and starts a prefetching thread. Training order for OHT_SPLIT_TRAIN, file order for validation.
-// MLM masks (spec transformers 3.1) are a pure function of (seed, step, sample of the global batch, token), in evaluation of
-// (mask_seed, row, token). DATA error if the file is of the other kind or lacks the split. Local.
+// Opens and checks the file and starts prefetching. Training order for OHT_SPLIT_TRAIN, file order for
+// validation. What comes out depends neither on threads nor on ranks. MLM masks (spec transformers 3.1) are a
+// pure function of (seed, step, sample of the global batch, token), in evaluation of (mask_seed, row, token).
+// DATA error if the file is of another kind or lacks the split. Local.
 OHT_CHECKED oht_status oht_loader_create(oht_loader **out, const char *path, const oht_loader_config *cfg);
-// Next step's data, valid until the next call; DATA or IO error of the thread. *out = NULL after the last. Local.
+// Next step's data, valid until the next call; DATA or IO error of the threads. *out = NULL after the last.
+// Local.
 OHT_CHECKED oht_status oht_loader_next(oht_loader *loader, const oht_step_batch **out);
 double oht_loader_wait_s(const oht_loader *loader); // seconds the trainer waited for data so far
 void oht_loader_destroy(oht_loader *loader);
 
-// ---- prepare -------------------------------------------------------------------------------------------------------
+// ---- prepare
+// -------------------------------------------------------------------------------------------------------
 typedef struct oht_prepare_text {
-    const char *const *train;      // input files in order
+    const char *const *train; // input files in order
     int n_train;
     const char *const *validation;
     int n_validation;
-    const char *tokenizer;         // folder with the vocabulary files
-    bool wordpiece;                // else BPE
-    const char *json_field;        // NULL: plain text, one row a line; else JSON lines with this field
-    int64_t tokens;                // block size T
-    int64_t rows_per_group;        // 1000: ids are concatenated per group, cut into blocks, remainder dropped (spec 3.1)
-    bool keep_remainder;           // keep the remainder of each group as a padded block; an MLM group shorter than T always is
+    const char *tokenizer; // folder with the vocabulary files
+    bool wordpiece; // else BPE
+    const char *json_field; // NULL: plain text, one row a line; else JSON lines with this field
+    int64_t tokens; // block size T
+    int64_t
+        rows_per_group; // 1000: ids are concatenated per group, cut into blocks, remainder dropped (spec 3.1)
+    bool keep_remainder; // keep the remainder of each group as a padded block; an MLM group shorter than T
+                         // always is
     const char *out;
 } oht_prepare_text;
 
-// Raw text -> HDF5. Streams: memory does not grow with the corpus. Ranks share the groups; rank 0 writes; the bytes do not
-// depend on the number of ranks. Collective.
+// Raw text -> HDF5. Streams: memory does not grow with the corpus. Ranks share the groups; rank 0 writes; the
+// bytes do not depend on the number of ranks. Collective.
 OHT_CHECKED oht_status oht_prepare_text_run(oht_comm *comm, const oht_prepare_text *opt);

@@ -1,12 +1,13 @@
-// A model is recorded once on a graph and run many times. A plan gives every tensor an offset in one arena, so nothing is
-// allocated after the first step; a run executes the nodes: forward in order, backward in reverse.
+// A model is recorded once on a graph and run many times. A plan gives every tensor an offset in one arena,
+// so nothing is allocated after the first step; a run executes the nodes: forward in order, backward in
+// reverse.
 //
 //   graph: values (inputs, parameters, activations) and nodes (operations), recorded forward only
-//   plan:  schedule (forward, recomputation, backward), lifetimes, offsets, which gradient writes and which adds
-//   run:   arena + parameters + the numbers of the current micro-batch
+//   plan:  schedule (forward, recomputation, backward), lifetimes, offsets, which gradient writes and which
+//   adds run:   arena + parameters + the numbers of the current micro-batch
 //
-// Shapes are static, row counts are not: axis 0 of a BATCH value is `rows` samples at run time (<= capacity), axis 0 of a
-// PICKED value is the number of masked positions.
+// Shapes are static, row counts are not: axis 0 of a BATCH value is `rows` samples at run time (<= capacity),
+// axis 0 of a PICKED value is the number of masked positions.
 #pragma once
 
 #include <stdbool.h>
@@ -16,6 +17,7 @@
 #include "oht/backend.h"
 #include "oht/params.h"
 #include "oht/status.h"
+#include "oht/task.h"
 #include "oht/tensor.h"
 
 typedef struct oht_graph oht_graph;
@@ -29,15 +31,6 @@ static const oht_value OHT_NONE = {-1};
 
 // What axis 0 of a value counts.
 typedef enum oht_rows { OHT_ROWS_FIXED, OHT_ROWS_BATCH, OHT_ROWS_PICKED } oht_rows;
-
-// What a micro-batch feeds into a graph.
-typedef enum oht_field {
-    OHT_FIELD_TOKENS,    // (B,T) i32
-    OHT_FIELD_MASK,      // (B,T) u8, 1 = real token; present only for padded data
-    OHT_FIELD_LABELS,    // OPT: (B,T) i32 next token or -1; MLM: (picked) i32 original token
-    OHT_FIELD_POSITIONS, // MLM: (picked) i32, index into B*T
-    OHT_FIELD_COUNT
-} oht_field;
 
 enum { OHT_NODE_IN = 8, OHT_NODE_OUT = 4, OHT_NODE_NAME = 64 };
 
@@ -57,21 +50,23 @@ struct oht_node {
     int n_in;
     oht_value out[OHT_NODE_OUT]; // out[0] is the result; the others are kept for backward or for taps
     int n_out;
-    const void *attr;            // the operation's own constants, owned by the graph
-    uint32_t keep_in, keep_out;  // bit i: backward reads in[i] / out[i]
+    const void *attr; // the operation's own constants, owned by the graph
+    uint32_t keep_in, keep_out; // bit i: backward reads in[i] / out[i]
     size_t scratch_fwd, scratch_bwd; // bytes
-    int block;                   // recomputation scope, -1 = none
-    uint32_t site;               // dropout site, unique per graph
-    int share_grad;              // i: backward leaves in[i] the very gradient of out[0], so both may share storage; -1 = none
-    uint32_t add_in;             // set by the plan: bit i: gradient of in[i] is added, else overwrites
+    int block; // recomputation scope, -1 = none
+    uint32_t site; // dropout site, unique per graph
+    int share_grad; // i: backward leaves in[i] the very gradient of out[0], so both may share storage; -1 =
+                    // none
+    uint32_t add_in; // set by the plan: bit i: gradient of in[i] is added, else overwrites
 };
 
 typedef enum oht_mode { OHT_TRAIN, OHT_EVAL } oht_mode;
 
-// ---- recording -----------------------------------------------------------------------------------------------------
-// rows, tokens: capacity of a micro-batch. Errors while recording stick and come out of oht_plan.
-OHT_CHECKED oht_status oht_graph_create(oht_graph **out, oht_backend *be, const oht_params *params, oht_mode mode,
-                                        int64_t rows, int64_t tokens);
+// ---- recording
+// ----------------------------------------------------------------------------------------------------- rows,
+// tokens: capacity of a micro-batch. Errors while recording stick and come out of oht_plan.
+OHT_CHECKED oht_status oht_graph_create(oht_graph **out, oht_backend *be, const oht_params *params,
+                                        oht_mode mode, int64_t rows, int64_t tokens);
 void oht_graph_destroy(oht_graph *g);
 oht_mode oht_graph_mode(const oht_graph *g);
 int64_t oht_graph_rows(const oht_graph *g);
@@ -83,17 +78,23 @@ void oht_scope(oht_graph *g, const char *format, ...) __attribute__((format(prin
 // Everything recorded between begin and end is one recomputation block (only when train.recompute asks).
 void oht_block_begin(oht_graph *g);
 void oht_block_end(oht_graph *g);
-// Evaluation graphs only: associations recorded from here on also tap their scores and probabilities (B,H,T,T).
+// Evaluation graphs only: associations recorded from here on also tap their scores and probabilities
+// (B,H,T,T).
 void oht_graph_inner_taps(oht_graph *g, bool on);
 bool oht_graph_has_inner_taps(const oht_graph *g);
 
-oht_value oht_input(oht_graph *g, oht_field field, oht_dtype dtype, oht_rows rows, int rank, const int64_t *dim);
-oht_value oht_parameter(oht_graph *g, int param);              // OHT_NONE for param -1
-oht_value oht_parameter_group(oht_graph *g, int first, int n); // n parameters in a row, stacked along axis 0 (params.h)
-// For src/ops: makes a node; in[] copied; the caller then adds outputs and sets keep_*, scratch_*. NULL after a failure.
-// An operation takes no differentiable value twice; its backward writes gradients in the order of in[].
-oht_node *oht_node_new(oht_graph *g, const oht_op *op, const oht_value *in, int n_in, const void *attr, size_t attr_bytes);
-oht_value oht_node_output(oht_graph *g, oht_node *node, oht_dtype dtype, oht_rows rows, int rank, const int64_t *dim);
+oht_value oht_input(oht_graph *g, oht_field field, oht_dtype dtype, oht_rows rows, int rank,
+                    const int64_t *dim);
+oht_value oht_parameter(oht_graph *g, int param); // OHT_NONE for param -1
+oht_value oht_parameter_group(oht_graph *g, int first,
+                              int n); // n parameters in a row, stacked along axis 0 (params.h)
+// For src/ops: makes a node; in[] copied; the caller then adds outputs and sets keep_*, scratch_*. NULL after
+// a failure. An operation takes no differentiable value twice; its backward writes gradients in the order of
+// in[].
+oht_node *oht_node_new(oht_graph *g, const oht_op *op, const oht_value *in, int n_in, const void *attr,
+                       size_t attr_bytes);
+oht_value oht_node_output(oht_graph *g, oht_node *node, oht_dtype dtype, oht_rows rows, int rank,
+                          const int64_t *dim);
 uint32_t oht_next_site(oht_graph *g); // number of the next dropout place, in recording order
 // Shape at capacity (data NULL). For infer parts of operations.
 oht_tensor oht_shape(const oht_graph *g, oht_value v);
@@ -102,14 +103,18 @@ const char *oht_value_name(const oht_graph *g, oht_value v);
 // Records a failure (first one wins); returns OHT_NONE.
 oht_value oht_graph_fail(oht_graph *g, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-// ---- planning ------------------------------------------------------------------------------------------------------
-// Computes schedule and offsets. `loss` is the value whose node starts backward (OHT_NONE in evaluation). Local.
+// ---- planning
+// ------------------------------------------------------------------------------------------------------
+// Computes schedule and offsets. `loss` is the value whose node starts backward (OHT_NONE in evaluation).
+// Local.
 OHT_CHECKED oht_status oht_plan(oht_graph *g, oht_value loss);
 size_t oht_plan_bytes(const oht_graph *g); // arena needed
 // One line per kind: activations, gradients, scratch (their sum exceeds the arena: lifetimes overlap partly).
-void oht_plan_describe(const oht_graph *g, void (*line)(void *ctx, const char *what, size_t bytes), void *ctx);
+void oht_plan_describe(const oht_graph *g, void (*line)(void *ctx, const char *what, size_t bytes),
+                       void *ctx);
 
-// ---- running -------------------------------------------------------------------------------------------------------
+// ---- running
+// -------------------------------------------------------------------------------------------------------
 typedef struct oht_observer oht_observer; // op.h
 
 // Numbers of the current micro-batch; the trainer sets them before oht_run_forward.
@@ -118,38 +123,44 @@ struct oht_run {
     oht_backend *be;
     unsigned char *arena;
     float *param, *grad; // flat (params.h); grad NULL in evaluation
-    int64_t rows;        // valid samples
-    int64_t picked;      // valid masked positions
+    int64_t rows; // valid samples
+    int64_t picked; // valid masked positions
     uint64_t seed;
     uint32_t step, sample0, stride; // identity of the samples (random.h)
-    float loss_scale;    // gradient of the loss sum, e.g. 1 / number of labels of the global batch
-    bool add_params;     // second and later micro-batches of an accumulation: parameter gradients add up
-    double loss_sum;     // set by the loss operation: sum of -log p over labels
+    float loss_scale; // gradient of the loss sum, e.g. 1 / number of labels of the global batch
+    bool add_params; // second and later micro-batches of an accumulation: parameter gradients add up
+    double loss_sum; // set by the loss operation: sum of -log p over labels
     oht_observer *observer; // NULL = taps cost nothing
-    bool second_pass;    // set by the run while it recomputes a block: taps stay silent
+    bool second_pass; // set by the run while it recomputes a block: taps stay silent
 };
 
-// arena: oht_plan_bytes of device memory, 64-byte aligned; graphs that never run at the same time may share one. Zeroes what no
-// node of the graph writes in grad (padding, unused parameters) once. The fields the trainer does not set are 0, but loss_scale 1.
-// arena NULL (then param and grad too): a run for oht_run_flops alone, it must not be executed.
+// arena: oht_plan_bytes of device memory, 64-byte aligned; graphs that never run at the same time may share
+// one. Zeroes what no node of the graph writes in grad (padding, unused parameters) once. The fields the
+// trainer does not set are 0, but loss_scale 1. arena NULL (then param and grad too): a run for oht_run_flops
+// alone, it must not be executed.
 OHT_CHECKED oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, float *param, float *grad);
 void oht_run_destroy(oht_run *run);
-// For tests: fills everything dead with NaN, before a run and after each last use, so that a stale read shows in the result.
-// Also on when the environment has OHT_POISON=1.
+// For tests: fills everything dead with NaN, before a run and after each last use, so that a stale read shows
+// in the result. Also on when the environment has OHT_POISON=1.
 void oht_run_poison(oht_run *run, bool on);
-// Copies one field of the micro-batch into the graph's input (no-op when the graph has no such input). src: host.
+// Copies one field of the micro-batch into the graph's input (no-op when the graph has no such input). src:
+// host.
 void oht_run_feed(oht_run *run, oht_field field, const void *src, size_t bytes);
-// Sets loss_sum to the loss of this micro-batch (in training oht_run_backward does). Without rows nothing is executed and the
-// gradient is zero.
+// Sets loss_sum to the loss of this micro-batch (in training oht_run_backward does). Without rows nothing is
+// executed and the gradient is zero.
 void oht_run_forward(oht_run *run);
 void oht_run_backward(oht_run *run); // right after its forward
-double oht_run_flops(const oht_run *run, bool backward); // of the current rows; forward alone, or backward (+ recomputation)
+double oht_run_flops(const oht_run *run,
+                     bool backward); // of the current rows; forward alone, or backward (+ recomputation)
 // Seconds spent per operation kind since the last reset, for bench (off by default).
 void oht_run_profile(oht_run *run, bool on);
-void oht_run_profile_report(const oht_run *run, void (*line)(void *ctx, const char *op, double fwd_s, double bwd_s, double flops), void *ctx);
+void oht_run_profile_report(const oht_run *run,
+                            void (*line)(void *ctx, const char *op, double fwd_s, double bwd_s, double flops),
+                            void *ctx);
 
-// ---- for operations ------------------------------------------------------------------------------------------------
-// View with this micro-batch's rows; OHT_NO_TENSOR for OHT_NONE. In backward data is NULL for what nobody keeps.
+// ---- for operations
+// ------------------------------------------------------------------------------------------------ View with
+// this micro-batch's rows; OHT_NO_TENSOR for OHT_NONE. In backward data is NULL for what nobody keeps.
 oht_tensor oht_get(const oht_run *run, oht_value v);
 oht_tensor oht_get_grad(const oht_run *run, oht_value v); // OHT_NO_TENSOR where v needs no gradient
 void *oht_scratch(const oht_run *run, const oht_node *node);

@@ -33,9 +33,9 @@ struct oht_session {
     oht_comm *comm; // borrowed
     const oht_config *cfg; // borrowed
     int parts; // OHT_FOR_*
-    oht_text_info text; // rows, tokens, kind
+    oht_data_info data;
+    oht_task task;
     int64_t tokens; // T
-    bool mlm;
     oht_backend *be;
     oht_model *model;
     const oht_params *params; // the model's
@@ -50,10 +50,12 @@ struct oht_session {
     oht_stats *train_stats, *eval_stats;
 };
 
-// text: description of the data; NULL opens cfg->data.path (each rank by itself, all must see the same). cfg
+// data: description of the data; NULL opens cfg->data.path (each rank by itself, all must see the same). cfg
 // has passed oht_config_check and must outlive the session. Collective; all ranks return the same.
 OHT_CHECKED oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_config *cfg,
-                                          const oht_text_info *text, int parts);
+                                          const oht_data_info *data, int parts);
+// A file that would fit: rows of data.tokens tokens, or model.max_tokens when that is 0. Local.
+oht_data_info oht_session_imagined_data(const oht_config *cfg);
 OHT_CHECKED oht_status oht_session_allocate(oht_session *s); // Collective.
 void oht_session_destroy(oht_session *s); // Local. NULL is fine.
 // Bytes that oht_session_allocate takes on one rank, by kind: weights, gradients, optimizer, arena. Local.
@@ -67,8 +69,11 @@ OHT_CHECKED oht_status oht_session_step_flops(const oht_session *s, double *out)
 // Newest good checkpoint of a run directory, read by rank 0 and handed to all. Collective.
 OHT_CHECKED oht_status oht_session_restore(oht_session *s, const char *rundir, bool moments, bool *found);
 
+// Loader of this rank for a split, as configured. Local.
+oht_loader_config oht_session_loader(const oht_session *s, oht_split split, int64_t global_batch,
+                                     int64_t micro_batch, int64_t first, int64_t count);
 // Feeds one micro-batch into a run: inputs and the identity of its samples. Local.
-void oht_session_feed(const oht_session *s, oht_run *run, const oht_batch *batch);
+void oht_session_feed(oht_run *run, const oht_batch *batch);
 
 typedef struct oht_step_result {
     bool stop; // a rank was asked to stop: nothing was computed, the state is that of the last step

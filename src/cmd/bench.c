@@ -159,9 +159,10 @@ static oht_status measure_gemm(oht_session *s, result *r) {
         OHT_TRY(add_linear(&y, rows, C, E, 1));
         OHT_TRY(add_linear(&y, rows, E, C, 1));
     }
-    int64_t picked = s->mlm ? (int64_t)llround((double)rows * s->cfg->data.mlm_probability) : rows;
+    int64_t picked =
+        s->task == OHT_TASK_MLM ? (int64_t)llround((double)rows * s->cfg->data.mlm_probability) : rows;
     if (picked < 1) picked = 1;
-    if (s->mlm) OHT_TRY(add_linear(&y, picked, C, C, 1));
+    if (s->task == OHT_TASK_MLM) OHT_TRY(add_linear(&y, picked, C, C, 1));
     int64_t chunk = oht_lm_head_rows(picked, m->vocab_size);
     OHT_TRY(add_linear(&y, chunk, m->vocab_size, E, (double)picked / (double)chunk));
     r->gemm_flops_per_s = y.flops / y.seconds;
@@ -274,11 +275,8 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
     OHT_TRY(parse_steps(opt.steps, &steps));
     OHT_TRY(oht_agree(comm, oht_options_config(&opt, &cfg)));
     oht_log_init(oht_comm_rank(comm), opt.quiet, cfg.run.progress);
-    oht_text_info text = {.rows = {1, 0},
-                          .tokens = cfg.data.tokens ? cfg.data.tokens : cfg.model.max_tokens,
-                          .vocab_size = cfg.model.vocab_size,
-                          .mlm = oht_model_is_mlm(&cfg.model)};
-    OHT_TRY(oht_session_create(&s, comm, &cfg, &text, OHT_FOR_TRAINING));
+    oht_data_info data = oht_session_imagined_data(&cfg);
+    OHT_TRY(oht_session_create(&s, comm, &cfg, &data, OHT_FOR_TRAINING));
     oht_status status = bench(s, steps, opt.json);
     oht_session_destroy(s);
     return status;

@@ -23,15 +23,6 @@ static oht_status find_data(oht_comm *comm, const oht_config *cfg, bool *found) 
              cfg->data.path, (long long)cfg->model.max_tokens);
 }
 
-// A file that would fit.
-static oht_text_info imagined(const oht_config *cfg) {
-    oht_text_info t = {.tokens = cfg->data.tokens,
-                       .vocab_size = cfg->model.vocab_size,
-                       .mlm = oht_model_is_mlm(&cfg->model)};
-    t.rows[OHT_SPLIT_TRAIN] = t.rows[OHT_SPLIT_VALIDATION] = 1;
-    return t;
-}
-
 // 1234567 -> "1,234,567"
 static const char *grouped(int64_t n, char out[32]) {
     char digits[24];
@@ -72,12 +63,12 @@ static void print_data(const oht_session *s, bool found) {
     char train[32], validation[32], tokens[32];
     if (found) {
         double epochs = (double)cfg->train.steps * (double)cfg->train.global_batch /
-                        (double)s->text.rows[OHT_SPLIT_TRAIN];
+                        (double)s->data.rows[OHT_SPLIT_TRAIN];
         printf("data: %s, %s training and %s validation rows of %" PRId64 " tokens, vocabulary %" PRId64
                " (%s); the run passes %.3g times over it\n",
-               cfg->data.path, grouped(s->text.rows[OHT_SPLIT_TRAIN], train),
-               grouped(s->text.rows[OHT_SPLIT_VALIDATION], validation), s->tokens, s->text.vocab_size,
-               s->text.tokenizer, epochs);
+               cfg->data.path, grouped(s->data.rows[OHT_SPLIT_TRAIN], train),
+               grouped(s->data.rows[OHT_SPLIT_VALIDATION], validation), s->tokens, s->data.vocab_size,
+               s->data.origin, epochs);
     } else {
         printf("data: none at %s; checked for rows of data.tokens = %" PRId64 "\n", cfg->data.path,
                s->tokens);
@@ -142,9 +133,9 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
     OHT_TRY(oht_options_parse(argc, argv, OHT_OPT_CONFIG | OHT_OPT_KEYS, &opt));
     OHT_TRY(oht_agree(comm, oht_options_config(&opt, &cfg)));
     OHT_TRY(find_data(comm, &cfg, &found));
-    oht_text_info text = imagined(&cfg);
+    oht_data_info data = oht_session_imagined_data(&cfg);
     oht_session *s;
-    OHT_TRY(oht_session_create(&s, comm, &cfg, found ? NULL : &text, OHT_FOR_TRAINING | OHT_FOR_EVALUATION));
+    OHT_TRY(oht_session_create(&s, comm, &cfg, found ? NULL : &data, OHT_FOR_TRAINING | OHT_FOR_EVALUATION));
     oht_status status = oht_comm_rank(comm) == 0 ? print_all(s, found) : OHT_OK;
     oht_session_destroy(s);
     return oht_agree(comm, status);

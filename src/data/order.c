@@ -18,7 +18,8 @@ enum {
     ROUNDS = 8
 };
 
-// One permutation: of the blocks of an epoch (kind 0), or of the rows of one of its windows (kind 1).
+// One permutation: of the blocks of an epoch (kind 0), of the rows of one of its windows (kind 1), or of all
+// its rows (kind 2).
 typedef struct shuffle {
     uint64_t seed;
     uint32_t kind, epoch, window;
@@ -82,4 +83,9 @@ int64_t oht_order(uint64_t seed, int64_t rows, int64_t position) {
     int64_t q = start + permute(&of_rows, end - start, p - start, false);
     int64_t place = unit_of(q, BLOCK, odd, missing);
     return permute(&of_blocks, blocks, place, false) * BLOCK + q - unit_start(place, BLOCK, odd, missing);
+}
+
+int64_t oht_order_whole(uint64_t seed, int64_t rows, int64_t position) {
+    shuffle of_rows = {seed, 2, (uint32_t)(position / rows), 0};
+    return permute(&of_rows, rows, position % rows, false);
 }

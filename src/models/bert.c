@@ -96,4 +96,4 @@ static oht_value record(const oht_model *m, oht_graph *g, oht_value mask, bool r
 }
 
 const model_kind model_bert = {
-    .name = "bert", .mlm = true, .check = check, .declare = declare, .record = record};
+    .name = "bert", .task = OHT_TASK_MLM, .check = check, .declare = declare, .record = record};

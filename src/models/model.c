@@ -10,8 +10,8 @@ const char *oht_model_type_name(oht_model_type type) {
     return kinds[type]->name;
 }
 
-bool oht_model_is_mlm(const oht_model_config *cfg) {
-    return kinds[cfg->type]->mlm;
+oht_task oht_model_task(const oht_model_config *cfg) {
+    return kinds[cfg->type]->task;
 }
 
 const oht_params *oht_model_params(const oht_model *m) {

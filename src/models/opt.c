@@ -106,4 +106,4 @@ static oht_value record(const oht_model *m, oht_graph *g, oht_value mask, bool r
 }
 
 const model_kind model_opt = {
-    .name = "opt", .mlm = false, .check = check, .declare = declare, .record = record};
+    .name = "opt", .task = OHT_TASK_CLM, .check = check, .declare = declare, .record = record};

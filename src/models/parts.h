@@ -93,7 +93,7 @@ oht_value rec_norm(oht_graph *g, const oht_model *m, oht_value x, norm_params p)
 // --------------------------------------------------------------------------------------------------
 typedef struct model_kind {
     const char *name;
-    bool mlm;
+    oht_task task;
     oht_status (*check)(const oht_model_config *cfg);
     void (*declare)(oht_model *m, registrar *r);
     // The forward pass; returns the loss. mask: OHT_NONE without padded rows.

@@ -20,19 +20,9 @@ typedef struct sums {
 } sums;
 
 static oht_status start_loader(oht_session *s, int64_t batches, oht_loader **out) {
-    const oht_config *cfg = s->cfg;
-    oht_loader_config lc = {.split = OHT_SPLIT_VALIDATION,
-                            .mlm = s->mlm,
-                            .mlm_probability = cfg->data.mlm_probability,
-                            .seed = (uint64_t)cfg->train.seed,
-                            .mask_seed = (uint64_t)cfg->eval.mask_seed,
-                            .global_batch = cfg->eval.batch,
-                            .micro_batch = oht_graph_rows(s->eval_graph),
-                            .first = 0,
-                            .count = batches,
-                            .rank = oht_comm_rank(s->comm),
-                            .size = oht_comm_size(s->comm)};
-    return oht_loader_create(out, cfg->data.path, &lc);
+    oht_loader_config lc = oht_session_loader(s, OHT_SPLIT_VALIDATION, s->cfg->eval.batch,
+                                              oht_graph_rows(s->eval_graph), 0, batches);
+    return oht_loader_create(out, s->cfg->data.path, &lc);
 }
 
 // Forward of this rank's part of one batch; returns its loss sum.
@@ -46,7 +36,7 @@ static double forward(oht_session *s, const oht_step_batch *batch, bool observe,
         const oht_batch *b = &batch->micro[i];
         if (b->rows == 0) continue;
         if (observe) oht_stats_row_ids(s->eval_stats, batch->row_id + row);
-        oht_session_feed(s, run, b);
+        oht_session_feed(run, b);
         oht_run_forward(run);
         if (b->n_labels > 0) loss += run->loss_sum;
     }
@@ -110,12 +100,11 @@ static oht_status all_batches(oht_session *s, oht_loader *loader, int64_t batche
 
 oht_status oht_evaluate(oht_session *s, int64_t max_batches, oht_eval_result *out) {
     memset(out, 0, sizeof(*out));
-    int64_t rows = s->text.rows[OHT_SPLIT_VALIDATION], size = s->cfg->eval.batch;
+    int64_t rows = s->data.rows[OHT_SPLIT_VALIDATION], size = s->cfg->eval.batch;
     int64_t batches = (rows + size - 1) / size;
     if (max_batches > 0 && max_batches < batches) batches = max_batches;
     if (batches == 0)
-        OHT_FAIL(OHT_DATA, "%s: /validation/tokens has no rows, so nothing can be evaluated",
-                 s->cfg->data.path);
+        OHT_FAIL(OHT_DATA, "%s: has no validation samples, so nothing can be evaluated", s->cfg->data.path);
     oht_loader *loader = NULL;
     oht_status status = oht_agree(s->comm, start_loader(s, batches, &loader));
     if (status == OHT_OK) status = all_batches(s, loader, batches, out);

@@ -40,7 +40,7 @@ static void note(trainer *t, oht_status status) {
 
 // ---- evaluation and checkpoint ------------------------------------------------------------------
 static bool evaluation_due(const trainer *t, int64_t step) {
-    if (t->s->text.rows[OHT_SPLIT_VALIDATION] == 0 || step == 0) return false;
+    if (t->s->data.rows[OHT_SPLIT_VALIDATION] == 0 || step == 0) return false;
     return step == t->cfg->train.steps ||
            (t->cfg->train.eval_every > 0 && step % t->cfg->train.eval_every == 0);
 }
@@ -224,19 +224,11 @@ static oht_status resume(trainer *t) {
 }
 
 static oht_status start_loader(trainer *t) {
-    const oht_config *cfg = t->cfg;
-    oht_loader_config lc = {.split = OHT_SPLIT_TRAIN,
-                            .mlm = t->s->mlm,
-                            .mlm_probability = cfg->data.mlm_probability,
-                            .seed = (uint64_t)cfg->train.seed,
-                            .mask_seed = (uint64_t)cfg->eval.mask_seed,
-                            .global_batch = cfg->train.global_batch,
-                            .micro_batch = oht_graph_rows(t->s->train_graph),
-                            .first = t->s->state.step,
-                            .count = cfg->train.steps - t->s->state.step,
-                            .rank = oht_comm_rank(t->comm),
-                            .size = oht_comm_size(t->comm)};
-    return oht_loader_create(&t->loader, cfg->data.path, &lc);
+    const oht_train_config *tc = &t->cfg->train;
+    int64_t done = t->s->state.step;
+    oht_loader_config lc = oht_session_loader(t->s, OHT_SPLIT_TRAIN, tc->global_batch,
+                                              oht_graph_rows(t->s->train_graph), done, tc->steps - done);
+    return oht_loader_create(&t->loader, t->cfg->data.path, &lc);
 }
 
 static void announce(const trainer *t) {
@@ -246,7 +238,7 @@ static void announce(const trainer *t) {
     int size = oht_comm_size(t->comm);
     oht_log("%s, attention %s: %lld parameters; %lld + %lld sequences of %lld tokens",
             oht_model_type_name(cfg->model.type), cfg->model.attention,
-            (long long)oht_params_count(s->params), (long long)s->text.rows[0], (long long)s->text.rows[1],
+            (long long)oht_params_count(s->params), (long long)s->data.rows[0], (long long)s->data.rows[1],
             (long long)s->tokens);
     oht_log("%d rank%s x %d thread%s; MiB per rank: weights %.0f, gradients %.0f, optimizer %.0f, "
             "activations %.0f",

@@ -16,68 +16,75 @@ static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-// ---- the data -----------------------------------------------------------------------------------
-static oht_status check_text(const oht_session *s) {
-    const oht_config *cfg = s->cfg;
-    const oht_text_info *t = &s->text;
-    if (t->mlm != s->mlm)
-        OHT_FAIL(OHT_DATA,
-                 "%s holds data for %s language modelling, but model.type = %s learns by %s\nfix: prepare "
-                 "the text with "
-                 "the other tokenizer, or set model.type = %s",
-                 cfg->data.path, t->mlm ? "masked" : "causal", oht_model_type_name(cfg->model.type),
-                 s->mlm ? "masking" : "predicting the next token", t->mlm ? "bert" : "opt");
-    if (cfg->data.tokens != 0 && cfg->data.tokens != t->tokens)
+// ---- the data
+// ------------------------------------------------------------------------------------------------------
+static oht_status check_text(const oht_config *cfg, const oht_data_info *d) {
+    if (cfg->data.tokens != 0 && cfg->data.tokens != d->tokens)
         OHT_FAIL(OHT_DATA,
                  "%s has rows of %lld tokens, but data.tokens = %lld\nfix: set data.tokens = %lld (or 0), or "
                  "prepare the text again with --tokens %lld",
-                 cfg->data.path, (long long)t->tokens, (long long)cfg->data.tokens, (long long)t->tokens,
+                 cfg->data.path, (long long)d->tokens, (long long)cfg->data.tokens, (long long)d->tokens,
                  (long long)cfg->data.tokens);
-    if (t->vocab_size > cfg->model.vocab_size)
+    if (d->vocab_size > cfg->model.vocab_size)
         OHT_FAIL(OHT_DATA,
                  "%s has a vocabulary of %lld tokens, but model.vocab_size = %lld\nfix: set model.vocab_size "
                  "= %lld",
-                 cfg->data.path, (long long)t->vocab_size, (long long)cfg->model.vocab_size,
-                 (long long)t->vocab_size);
-    if ((s->parts & OHT_FOR_TRAINING) && t->rows[OHT_SPLIT_TRAIN] < 1)
-        OHT_FAIL(OHT_DATA, "%s: /train/tokens has no rows", cfg->data.path);
+                 cfg->data.path, (long long)d->vocab_size, (long long)cfg->model.vocab_size,
+                 (long long)d->vocab_size);
     return OHT_OK;
 }
 
-static oht_status open_text(oht_session *s) {
+static oht_status check_data(const oht_session *s) {
+    const oht_config *cfg = s->cfg;
+    const oht_data_info *d = &s->data;
+    if (d->task != s->task)
+        OHT_FAIL(OHT_DATA,
+                 "%s holds %s, but model.type = %s learns from %s\nfix: prepare data of that kind, or set "
+                 "model.type = %s",
+                 cfg->data.path, oht_task_data(d->task), oht_model_type_name(cfg->model.type),
+                 oht_task_data(s->task), oht_task_model(d->task));
+    if (s->task == OHT_TASK_CLM || s->task == OHT_TASK_MLM) OHT_TRY(check_text(cfg, d));
+    if ((s->parts & OHT_FOR_TRAINING) && d->rows[OHT_SPLIT_TRAIN] < 1)
+        OHT_FAIL(OHT_DATA, "%s: has no training samples", cfg->data.path);
+    return OHT_OK;
+}
+
+static oht_status open_data(oht_session *s) {
     oht_h5_silence();
-    oht_text *text = NULL;
-    OHT_TRY(oht_text_open(&text, s->cfg->data.path));
-    s->text = *oht_text_info_of(text);
-    oht_text_close(text);
-    return check_text(s);
+    OHT_TRY(oht_data_describe(&s->data, s->cfg->data.path));
+    return check_data(s);
+}
+
+static bool same_info(const oht_data_info *a, const oht_data_info *b) {
+    return a->task == b->task && a->rows[0] == b->rows[0] && a->rows[1] == b->rows[1] &&
+           a->tokens == b->tokens && a->vocab_size == b->vocab_size && a->padded == b->padded &&
+           a->classes == b->classes && strcmp(a->origin, b->origin) == 0 &&
+           strcmp(a->source_sha256, b->source_sha256) == 0;
 }
 
 // Do all ranks read the same file? (Nodes may hold different copies.) Collective.
-static oht_status same_text(oht_session *s) {
-    struct {
-        int64_t number[4];
-        char sha[sizeof(s->text.source_sha256)];
-    } mine, root;
-    memset(&mine, 0, sizeof(mine));
-    mine.number[0] = s->text.rows[0];
-    mine.number[1] = s->text.rows[1];
-    mine.number[2] = s->text.tokens;
-    mine.number[3] = s->text.vocab_size;
-    memcpy(mine.sha, s->text.source_sha256, sizeof(mine.sha));
-    root = mine;
+static oht_status same_data(oht_session *s) {
+    oht_data_info root = s->data;
     OHT_TRY(oht_broadcast(s->comm, &root, sizeof(root), 0));
     oht_status status = OHT_OK;
-    if (memcmp(&root, &mine, sizeof(mine)) != 0)
+    if (!same_info(&root, &s->data))
         status = oht_error_set(OHT_DATA, __FILE__, __LINE__,
-                               "%s on node %s is another file than on rank 0: %lld training rows (rank 0: "
+                               "%s on node %s is another file than on rank 0: %lld training samples (rank 0: "
                                "%lld), source %.12s (rank 0: %.12s)",
-                               s->cfg->data.path, oht_comm_node(s->comm), (long long)mine.number[0],
-                               (long long)root.number[0], mine.sha, root.sha);
+                               s->cfg->data.path, oht_comm_node(s->comm), (long long)s->data.rows[0],
+                               (long long)root.rows[0], s->data.source_sha256, root.source_sha256);
     return oht_agree(s->comm, status);
 }
 
-// ---- model and graphs ---------------------------------------------------------------------------
+oht_data_info oht_session_imagined_data(const oht_config *cfg) {
+    return (oht_data_info){.task = oht_model_task(&cfg->model),
+                           .rows = {1, 1},
+                           .tokens = cfg->data.tokens ? cfg->data.tokens : cfg->model.max_tokens,
+                           .vocab_size = cfg->model.vocab_size};
+}
+
+// ---- model and graphs
+// ------------------------------------------------------------------------------------------------
 static oht_status make_segments(oht_session *s) {
     const oht_params *params = s->params;
     // Order of offsets: parameters are few, so sort their indices by insertion.
@@ -110,7 +117,7 @@ static oht_status record(oht_session *s, oht_graph **out, oht_mode mode, int64_t
     oht_value loss = OHT_NONE;
     bool recompute = mode == OHT_TRAIN && s->cfg->train.recompute;
     OHT_TRY(oht_graph_create(out, s->be, s->params, mode, rows, s->tokens));
-    OHT_TRY(oht_model_record(s->model, *out, s->text.padded, recompute, &loss));
+    OHT_TRY(oht_model_record(s->model, *out, s->data.padded, recompute, &loss));
     OHT_TRY(oht_plan(*out, mode == OHT_TRAIN ? loss : OHT_NONE));
     return OHT_OK;
 }
@@ -139,22 +146,22 @@ static oht_status build(oht_session *s) {
 }
 
 oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_config *cfg,
-                              const oht_text_info *text, int parts) {
+                              const oht_data_info *data, int parts) {
     *out = NULL;
     oht_session *s;
     OHT_TRY(oht_agree(comm, OHT_ALLOC(&s, 1, "session")));
     s->comm = comm;
     s->cfg = cfg;
     s->parts = parts;
-    s->mlm = oht_model_is_mlm(&cfg->model);
+    s->task = oht_model_task(&cfg->model);
     oht_status status;
-    if (text) {
-        s->text = *text;
+    if (data) {
+        s->data = *data;
     } else {
-        OHT_TRY_GOTO(status, oht_agree(comm, open_text(s)), fail);
-        OHT_TRY_GOTO(status, same_text(s), fail);
+        OHT_TRY_GOTO(status, oht_agree(comm, open_data(s)), fail);
+        OHT_TRY_GOTO(status, same_data(s), fail);
     }
-    s->tokens = s->text.tokens;
+    s->tokens = s->data.tokens;
     OHT_TRY_GOTO(status, oht_agree(comm, build(s)), fail);
     *out = s;
     return OHT_OK;
@@ -247,7 +254,9 @@ oht_status oht_session_step_flops(const oht_session *s, double *out) {
         while (left > 0) {
             run->rows = left < capacity ? left : capacity;
             run->picked =
-                s->mlm ? (int64_t)llround((double)(run->rows * s->tokens) * s->cfg->data.mlm_probability) : 0;
+                s->task == OHT_TASK_MLM
+                    ? (int64_t)llround((double)(run->rows * s->tokens) * s->cfg->data.mlm_probability)
+                    : 0;
             *out += oht_run_flops(run, false) + oht_run_flops(run, true);
             left -= run->rows;
         }
@@ -293,15 +302,29 @@ oht_status oht_session_restore(oht_session *s, const char *rundir, bool moments,
     return oht_agree(s->comm, status);
 }
 
-void oht_session_feed(const oht_session *s, oht_run *run, const oht_batch *b) {
-    size_t cells = (size_t)(b->rows * s->tokens);
+// ---- batches
+// ---------------------------------------------------------------------------------------------------------
+oht_loader_config oht_session_loader(const oht_session *s, oht_split split, int64_t global_batch,
+                                     int64_t micro_batch, int64_t first, int64_t count) {
+    const oht_config *cfg = s->cfg;
+    return (oht_loader_config){.split = split,
+                               .task = s->task,
+                               .seed = (uint64_t)cfg->train.seed,
+                               .global_batch = global_batch,
+                               .micro_batch = micro_batch,
+                               .first = first,
+                               .count = count,
+                               .rank = oht_comm_rank(s->comm),
+                               .size = oht_comm_size(s->comm),
+                               .mlm_probability = cfg->data.mlm_probability,
+                               .mask_seed = (uint64_t)cfg->eval.mask_seed};
+}
+
+void oht_session_feed(oht_run *run, const oht_batch *b) {
     run->rows = b->rows;
     run->picked = b->picked;
     run->sample0 = b->sample0;
     run->stride = b->stride;
-    oht_run_feed(run, OHT_FIELD_TOKENS, b->tokens, cells * sizeof(int32_t));
-    if (b->mask) oht_run_feed(run, OHT_FIELD_MASK, b->mask, cells);
-    size_t labels = s->mlm ? (size_t)b->picked : cells;
-    oht_run_feed(run, OHT_FIELD_LABELS, b->labels, labels * sizeof(int32_t));
-    if (s->mlm) oht_run_feed(run, OHT_FIELD_POSITIONS, b->positions, labels * sizeof(int32_t));
+    for (int f = 0; f < OHT_FIELD_COUNT; f++)
+        oht_run_feed(run, (oht_field)f, b->field[f].data, b->field[f].bytes);
 }

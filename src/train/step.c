@@ -55,7 +55,7 @@ static double compute(oht_session *s, const oht_step_batch *batch, totals all, b
         if (b->rows == 0 || (b->n_labels == 0 && !observe)) continue;
         double t0 = oht_clock_s();
         if (observe) oht_stats_row_ids(s->train_stats, batch->row_id + row);
-        oht_session_feed(s, run, b);
+        oht_session_feed(run, b);
         run->add_params = written;
         run->loss_scale = (float)weight(s, b, all);
         oht_run_forward(run);
@@ -91,7 +91,7 @@ static oht_status diagnose(oht_session *s, const oht_step_batch *batch, double l
     for (int64_t i = 0, row = 0; i < batch->n_micro && !seen; row += batch->micro[i++].rows) {
         if (batch->micro[i].rows == 0) continue;
         oht_stats_row_ids(s->train_stats, batch->row_id + row);
-        oht_session_feed(s, run, &batch->micro[i]);
+        oht_session_feed(run, &batch->micro[i]);
         oht_run_forward(run);
         seen = oht_stats_first_nonfinite(s->train_stats);
     }

@@ -66,9 +66,14 @@ static uint32_t draw(const oht_synthetic *b, int site, int64_t step, int64_t sam
         .v[0];
 }
 
+static oht_array array(const void *data, size_t n, size_t size) {
+    return (oht_array){data, n * size};
+}
+
 // Rows [first, first + rows) of this rank become one micro-batch.
 static void fill(oht_synthetic *b, oht_batch *m, int64_t step, int64_t first) {
     const oht_session *s = b->s;
+    bool mlm = s->task == OHT_TASK_MLM;
     int64_t T = s->tokens, rank = oht_comm_rank(s->comm), size = oht_comm_size(s->comm);
     int32_t *tokens = b->tokens + first * T, *labels = b->labels + first * T,
             *positions = b->positions + first * T;
@@ -80,7 +85,7 @@ static void fill(oht_synthetic *b, oht_batch *m, int64_t step, int64_t first) {
             tokens[j * T + t] =
                 (int32_t)(draw(b, TOKEN_SITE, step, sample, t) % (uint64_t)s->cfg->model.vocab_size);
         for (int64_t t = 0; t < T; t++) {
-            if (!s->mlm) {
+            if (!mlm) {
                 labels[j * T + t] = t + 1 < T ? tokens[j * T + t + 1] : -1;
                 m->n_labels += t + 1 < T;
             } else if (oht_uniform(draw(b, PICK_SITE, step, sample, t)) <
@@ -93,9 +98,10 @@ static void fill(oht_synthetic *b, oht_batch *m, int64_t step, int64_t first) {
     }
     m->sample0 = (uint32_t)(rank + first * size);
     m->stride = (uint32_t)size;
-    m->tokens = tokens;
-    m->labels = labels;
-    m->positions = positions;
+    size_t cells = (size_t)(m->rows * T), labelled = mlm ? (size_t)m->picked : cells;
+    m->field[OHT_FIELD_TOKENS] = array(tokens, cells, sizeof(*tokens));
+    m->field[OHT_FIELD_LABELS] = array(labels, labelled, sizeof(*labels));
+    if (mlm) m->field[OHT_FIELD_POSITIONS] = array(positions, labelled, sizeof(*positions));
 }
 
 const oht_step_batch *oht_synthetic_next(oht_synthetic *b, int64_t step) {

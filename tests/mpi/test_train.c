@@ -42,15 +42,8 @@ static oht_session *open_session(oht_mpi_findings *f, const oht_config *cfg, int
 
 static oht_loader *open_loader(oht_mpi_findings *f, const oht_session *s, const char *path, int64_t count) {
     const oht_config *cfg = s->cfg;
-    oht_loader_config lc = {.split = OHT_SPLIT_TRAIN,
-                            .mlm = s->mlm,
-                            .mlm_probability = cfg->data.mlm_probability,
-                            .seed = (uint64_t)cfg->train.seed,
-                            .global_batch = cfg->train.global_batch,
-                            .micro_batch = oht_graph_rows(s->train_graph),
-                            .count = count,
-                            .rank = oht_comm_rank(s->comm),
-                            .size = oht_comm_size(s->comm)};
+    oht_loader_config lc = oht_session_loader(s, OHT_SPLIT_TRAIN, cfg->train.global_batch,
+                                              oht_graph_rows(s->train_graph), 0, count);
     oht_loader *loader = NULL;
     OHT_CHECK(f, oht_loader_create(&loader, path, &lc) == OHT_OK);
     return loader;

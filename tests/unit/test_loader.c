@@ -89,7 +89,7 @@ static const char *good_file(const char *name, const oht_text_info *info) {
 static oht_loader_config config(const oht_text_info *info, oht_split split, int64_t batch, int64_t micro,
                                 int rank, int size) {
     return (oht_loader_config){.split = split,
-                               .mlm = info->mlm,
+                               .task = info->mlm ? OHT_TASK_MLM : OHT_TASK_CLM,
                                .mlm_probability = P_MASK,
                                .seed = 1000,
                                .mask_seed = 5,
@@ -127,25 +127,33 @@ static int64_t check_step(const oht_step_batch *s, const oht_text_info *info, co
             for (int t = 0; t < T; t++) tokens[t] = token_at(info, cfg->split, row, t);
             int64_t length = length_of_row(info, row);
             if (info->padded)
-                for (int t = 0; t < T; t++) assert_int_equal(b->mask[j * T + t], t < length);
+                for (int t = 0; t < T; t++)
+                    assert_int_equal(oht_batch_u8(b, OHT_FIELD_MASK)[j * T + t], t < length);
             if (info->mlm) {
                 oht_mask_key key =
                     train ? oht_mask_key_train(1000, index, sample) : oht_mask_key_evaluation(5, row);
                 int64_t k = oht_mask_row(&masking, key, tokens, T, (int32_t)(j * T), label, position);
                 assert_in_range(picked + k, 0, b->picked);
-                assert_memory_equal(b->labels + picked, label, (size_t)k * sizeof(*label));
-                assert_memory_equal(b->positions + picked, position, (size_t)k * sizeof(*position));
+                assert_memory_equal(oht_batch_i32(b, OHT_FIELD_LABELS) + picked, label,
+                                    (size_t)k * sizeof(*label));
+                assert_memory_equal(oht_batch_i32(b, OHT_FIELD_POSITIONS) + picked, position,
+                                    (size_t)k * sizeof(*position));
                 picked += k;
                 counted += k;
             } else
                 for (int t = 0; t < T; t++) {
                     int32_t next = t + 1 < length ? tokens[t + 1] : -1;
-                    assert_int_equal(b->labels[j * T + t], next);
+                    assert_int_equal(oht_batch_i32(b, OHT_FIELD_LABELS)[j * T + t], next);
                     counted += next >= 0;
                 }
-            assert_memory_equal(b->tokens + j * T, tokens, sizeof(tokens));
+            assert_memory_equal(oht_batch_i32(b, OHT_FIELD_TOKENS) + j * T, tokens, sizeof(tokens));
         }
-        assert_true(info->padded || !b->mask);
+        assert_true(info->padded || !b->field[OHT_FIELD_MASK].data);
+        assert_true(info->mlm || !b->field[OHT_FIELD_POSITIONS].data);
+        size_t cells = (size_t)(b->rows * T) * sizeof(int32_t);
+        assert_int_equal(b->field[OHT_FIELD_TOKENS].bytes, cells);
+        assert_int_equal(b->field[OHT_FIELD_LABELS].bytes,
+                         info->mlm ? (size_t)picked * sizeof(int32_t) : cells);
         assert_int_equal(b->picked, picked);
         assert_int_equal(b->n_labels, counted);
         labels += counted;
@@ -275,7 +283,8 @@ static void evaluation_masks_belong_to_rows(void **state) {
             int64_t local = 0;
             for (int64_t m = 0; m < s->n_micro; m++)
                 for (int64_t j = 0; j < s->micro[m].rows; j++)
-                    memcpy(all[run][s->row_id[local++]], s->micro[m].tokens + j * T, sizeof(all[0][0]));
+                    memcpy(all[run][s->row_id[local++]],
+                           oht_batch_i32(&s->micro[m], OHT_FIELD_TOKENS) + j * T, sizeof(all[0][0]));
         }
         oht_loader_destroy(loader);
     }
@@ -406,7 +415,7 @@ static void wrong_kind_or_split(void **state) {
     info.rows[1] = 0;
     const char *path = good_file("kind.h5", &info);
     oht_loader_config cfg = config(&info, OHT_SPLIT_TRAIN, 8, 8, 0, 1);
-    cfg.mlm = false;
+    cfg.task = OHT_TASK_CLM;
     expect_failure(path, &cfg, OHT_DATA, "kind mlm", "fix: set model.type=bert");
     cfg = config(&info, OHT_SPLIT_VALIDATION, 8, 8, 0, 1);
     expect_failure(path, &cfg, OHT_DATA, "/validation/tokens", "fix: ");

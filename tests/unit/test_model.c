@@ -374,8 +374,8 @@ static void test_refused(void **state) {
     cfg = bert;
     cfg.embed_width = 12;
     refuse(&cfg, 16, "embed_width");
-    assert_true(oht_model_is_mlm(&bert));
-    assert_false(oht_model_is_mlm(&opt));
+    assert_int_equal(oht_model_task(&bert), OHT_TASK_MLM);
+    assert_int_equal(oht_model_task(&opt), OHT_TASK_CLM);
     assert_string_equal(oht_model_type_name(OHT_MODEL_OPT), "opt");
     assert_string_equal(oht_model_type_name(OHT_MODEL_BERT), "bert");
 }
@@ -504,7 +504,7 @@ static result run_model(const oht_model_config *cfg, oht_mode mode, bool recompu
     run->step = step;
     run->stride = 1;
     run->loss_scale = 1.0f / 16;
-    const bool mlm = oht_model_is_mlm(cfg);
+    const bool mlm = oht_model_task(cfg) == OHT_TASK_MLM;
     int32_t tokens[ROWS * T], labels[ROWS * T], positions[PICKED];
     uint8_t mask[ROWS * T];
     for (int i = 0; i < ROWS * T; i++) {

@@ -276,7 +276,7 @@ static void one_case(oht_backend *be, const json_t *c) {
     fill(params, param);
     for (size_t i = 0; i < params->flat_count; i++) grad[i] = again[i] = NAN; // all must be written
 
-    input in = input_of(c, oht_model_is_mlm(&cfg));
+    input in = input_of(c, oht_model_task(&cfg) == OHT_TASK_MLM);
     static seen train, eval;
     const double expected = golden_number(c, "loss");
     near_loss(execute(be, m, OHT_TRAIN, &in, padded, false, param, grad, &train), expected, label,

@@ -97,6 +97,35 @@ static void epochs_and_seeds_differ(void **state) {
     assert_in_range(equal, 0, 20);
 }
 
+// Without windows: a bijection that mixes neighbours of the file far apart, different in each epoch.
+static void whole_order_mixes_everything(void **state) {
+    (void)state;
+    const int64_t sizes[] = {1, 2, 3, 257, 4096, 50000};
+    for (size_t k = 0; k < sizeof(sizes) / sizeof(*sizes); k++) {
+        int64_t n = sizes[k];
+        int64_t *row[2] = {malloc((size_t)n * sizeof(int64_t)), malloc((size_t)n * sizeof(int64_t))};
+        for (int epoch = 0; epoch < 2; epoch++) {
+            unsigned char *seen = calloc((size_t)n, 1);
+            for (int64_t i = 0; i < n; i++) {
+                int64_t id = row[epoch][i] = oht_order_whole(7, n, epoch * n + i);
+                assert_in_range(id, 0, n - 1);
+                assert_false(seen[id]);
+                seen[id] = 1;
+            }
+            free(seen);
+        }
+        int64_t equal = 0, first = 0;
+        for (int64_t i = 0; i < n; i++) equal += row[0][i] == row[1][i];
+        for (int64_t i = 0; i < n / 50; i++) first += row[0][i] < n / 10; // the file's first class
+        if (n == 50000) {
+            assert_in_range(equal, 0, 20); // expected 1
+            assert_in_range(first, 60, 140); // of 1000, expected 100, sigma 9
+        }
+        free(row[0]);
+        free(row[1]);
+    }
+}
+
 // Every row is equally likely at every place, also for few rows, where a Feistel network has narrow halves.
 static void is_evenly_spread(void **state) {
     (void)state;
@@ -156,9 +185,13 @@ static void large_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(is_a_bijection_and_local), cmocka_unit_test(mixes_rows_of_a_window),
-        cmocka_unit_test(epochs_and_seeds_differ),  cmocka_unit_test(is_evenly_spread),
-        cmocka_unit_test(blocks_are_evenly_spread), cmocka_unit_test(large_files),
+        cmocka_unit_test(is_a_bijection_and_local),
+        cmocka_unit_test(mixes_rows_of_a_window),
+        cmocka_unit_test(epochs_and_seeds_differ),
+        cmocka_unit_test(whole_order_mixes_everything),
+        cmocka_unit_test(is_evenly_spread),
+        cmocka_unit_test(blocks_are_evenly_spread),
+        cmocka_unit_test(large_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -104,15 +104,8 @@ static void assert_same_state(const oht_session *a, const oht_session *b) {
 
 static oht_loader *open_loader(const oht_session *s, int64_t first, int64_t count) {
     const oht_config *cfg = s->cfg;
-    oht_loader_config lc = {.split = OHT_SPLIT_TRAIN,
-                            .mlm = s->mlm,
-                            .mlm_probability = cfg->data.mlm_probability,
-                            .seed = (uint64_t)cfg->train.seed,
-                            .global_batch = cfg->train.global_batch,
-                            .micro_batch = oht_graph_rows(s->train_graph),
-                            .first = first,
-                            .count = count,
-                            .size = 1};
+    oht_loader_config lc = oht_session_loader(s, OHT_SPLIT_TRAIN, cfg->train.global_batch,
+                                              oht_graph_rows(s->train_graph), first, count);
     oht_loader *loader;
     OK(oht_loader_create(&loader, cfg->data.path, &lc));
     return loader;
@@ -499,24 +492,16 @@ static void evaluation_by_hand(void **state) {
     cfg.eval.micro_batch = 3;
     cfg.eval.kurtosis_batches = 2;
     oht_session *s = open_session(&cfg, OHT_FOR_EVALUATION);
-    int64_t rows = s->text.rows[1];
+    int64_t rows = s->data.rows[1];
     assert_true(rows % 4 != 0);
     double *loss = calloc((size_t)rows, sizeof(*loss)), *labels = calloc((size_t)rows, sizeof(*labels));
-    oht_loader_config lc = {.split = OHT_SPLIT_VALIDATION,
-                            .mlm = true,
-                            .mlm_probability = cfg.data.mlm_probability,
-                            .seed = 1,
-                            .mask_seed = (uint64_t)cfg.eval.mask_seed,
-                            .global_batch = 1,
-                            .micro_batch = 1,
-                            .count = rows,
-                            .size = 1};
+    oht_loader_config lc = oht_session_loader(s, OHT_SPLIT_VALIDATION, 1, 1, 0, rows);
     oht_loader *loader;
     OK(oht_loader_create(&loader, bert_data, &lc));
     for (int64_t i = 0; i < rows; i++) {
         const oht_step_batch *batch;
         OK(oht_loader_next(loader, &batch));
-        oht_session_feed(s, s->eval, &batch->micro[0]);
+        oht_session_feed(s->eval, &batch->micro[0]);
         oht_run_forward(s->eval);
         loss[i] = s->eval->loss_sum;
         labels[i] = (double)batch->n_labels;
