@@ -1,10 +1,12 @@
-// `ohtrain prepare text`: arguments of the text preparation (include/oht/data.h).
+// `ohtrain prepare`: arguments of the text preparation (include/oht/data.h); other kinds have files of their
+// own.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "cmd/prepare.h"
 #include "config/table.h"
 #include "oht/cmd.h"
 #include "oht/data.h"
@@ -100,12 +102,14 @@ static oht_status find_kind(const char *kind, const char *folder, bool *wordpiec
 static oht_status parse(arguments *a, int argc, char **argv) {
     oht_prepare_text *opt = &a->opt;
     if (argc < 2 || is_option(argv[1]))
-        OHT_FAIL(OHT_CONFIG,
-                 "prepare: what? expected: ohtrain prepare text ...\nfix: ohtrain prepare --help");
+        OHT_FAIL(
+            OHT_CONFIG,
+            "prepare: what? expected: ohtrain prepare text ... or images ...\nfix: ohtrain prepare --help");
     if (strcmp(argv[1], "text") != 0)
-        OHT_FAIL(OHT_CONFIG,
-                 "prepare: unknown kind of data \"%.40s\", expected text\nfix: ohtrain prepare --help",
-                 argv[1]);
+        OHT_FAIL(
+            OHT_CONFIG,
+            "prepare: unknown kind of data \"%.40s\", expected text or images\nfix: ohtrain prepare --help",
+            argv[1]);
     for (int i = 2; i < argc; i++) {
         const char *word = argv[i];
         if (strcmp(word, "--train") == 0)
@@ -148,6 +152,7 @@ static oht_status parse(arguments *a, int argc, char **argv) {
 }
 
 static oht_status run(oht_comm *comm, int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "images") == 0) return oht_cmd_prepare_images(comm, argc, argv);
     arguments a = {.opt.rows_per_group = 1000};
     oht_status status = OHT_ALLOC(&a.files, (size_t)argc, "list of files");
     if (status == OHT_OK) status = parse(&a, argc, argv);
@@ -162,9 +167,11 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
 
 const oht_command oht_cmd_prepare = {
     "prepare",
-    "text --train FILE... --validation FILE... --tokenizer FOLDER --block T -o FILE.h5",
-    "Turns raw text into an HDF5 file of token rows for training and evaluation.",
+    "text --train FILE... --validation FILE... --tokenizer FOLDER --block T -o FILE.h5\n"
+    "  ohtrain prepare images --train DIR --validation DIR -o FILE.h5",
+    "Turns raw text, or folders of images, into an HDF5 file for training and evaluation.",
     run,
+    "text: rows of token ids\n"
     "  --train FILE...       input files of /train, in order; all their rows are one list\n"
     "  --validation FILE...  input files of /validation (one of the two may be left out)\n"
     "  --tokenizer FOLDER    holds vocab.txt (WordPiece, BERT), or vocab.json and merges.txt (BPE, OPT)\n"
@@ -186,5 +193,16 @@ const oht_command oht_cmd_prepare = {
     "      --tokenizer datasets/sample/tokenizers/opt --block 512 -o opt.h5\n"
     "  mpirun -np 8 ohtrain prepare text --train books.jsonl wiki.jsonl --validation wiki-valid.jsonl \\\n"
     "      --json-field text --tokenizer datasets/sample/tokenizers/bert-base-uncased --block 128 -o "
-    "bert.h5\n",
+    "bert.h5\n"
+    "\n"
+    "images: encoded JPEG and PNG files with their class\n"
+    "  --train DIR           holds one folder for each class (its name is the class)\n"
+    "  --validation DIR      likewise, with the same names (one of the two may be left out)\n"
+    "  --resize SHORT        JPEGs whose short side is SHORT pixels, instead of larger images; smaller "
+    "files\n"
+    "  --strict              stop at a file that is no readable image; without it, it is listed and skipped\n"
+    "  -o, --out FILE.h5     output; replaced whole when all is done\n"
+    "  -q, --quiet           no progress\n"
+    "\n"
+    "  mpirun -np 8 ohtrain prepare images --train ILSVRC/train --validation ILSVRC/val -o imagenet.h5\n",
 };

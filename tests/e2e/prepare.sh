@@ -46,7 +46,7 @@ printf '{"text": "x"}\n{"text": \n' >a.jsonl
 opt=$sample/tokenizers/opt
 good=(text --train a.txt --validation a.txt --tokenizer "$opt" --block 8 -o out.h5)
 expect 2 'expected: ohtrain prepare text'
-expect 2 'unknown kind of data "images"' images
+expect 2 'unknown kind of data "pictures"' pictures
 expect 2 'unknown option --blok; nearest: --block' text --blok 8
 expect 2 'unexpected word "more"' text more
 expect 2 '--train: expected one or more files' text --train --block 8

@@ -6,7 +6,7 @@ Needs Pillow 9.4 (later ones resize with another rounding, up to 1 grey level aw
 Usage: augment_gen.py [output.json]
 Results are kept as SHA-256 of the bytes (rows top to bottom, R G B interleaved) and the first and middle pixel.
 """
-import hashlib, json, math, os, sys
+import hashlib, io, json, math, os, random, struct, sys, zlib
 import numpy as np
 import PIL
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
@@ -185,6 +185,34 @@ def mixed(a, b, m):
     return out
 
 
+# ---- every kind of PNG -----------------------------------------------------------------------------------------------
+def make_png(w, h, depth, kind, interlaced, extra):
+    """Random pixels; the bytes of the file."""
+    chunk = lambda t, d: struct.pack('>I', len(d)) + t + d + struct.pack('>I', zlib.crc32(t + d))
+    r, samples = random.Random('%d %d %d' % (depth, kind, w)), {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+    pixels = [[[r.randrange(1 << depth) for _ in range(samples)] for _ in range(w)] for _ in range(h)]
+    if kind == 0 and depth == 16: pixels[0][:3] = [[0], [200], [256]]
+    raw = b''
+    for x0, y0, dx, dy in ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)) if interlaced else ((0, 0, 1, 1),):
+        for row in pixels[y0::dy]:
+            bits = ''.join(format(v, '0%db' % depth) for px in row[x0::dx] for v in px)
+            if bits: raw += b'\0' + bytes(int(bits[i:i + 8].ljust(8, '0'), 2) for i in range(0, len(bits), 8))
+    palette = chunk(b'PLTE', bytes(r.randrange(256) for _ in range(3 << depth))) if kind == 3 else b''
+    trns = {0: b'\0\1', 2: b'\0\1\0\2\0\3', 3: b'\0\x80'}.get(kind, b'') if extra else b''
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, depth, kind, 0, 0, interlaced)) + palette +
+            (chunk(b'tRNS', trns) if trns else b'') + (chunk(b'gAMA', struct.pack('>I', 10000)) if extra else b'') +
+            chunk(b'IDAT', zlib.compress(raw)) + chunk(b'IEND', b''))
+
+
+pngs = []
+for kind, depths in ((0, (1, 2, 4, 8, 16)), (2, (8, 16)), (3, (1, 2, 4, 8)), (4, (8, 16)), (6, (8, 16))):
+    for depth in depths:
+        for interlaced in (0, 1):
+            for extra in (0, 1):
+                b = make_png(11, 9, depth, kind, interlaced, extra)
+                pngs.append({'hex': b.hex(), 'kind': kind, 'depth': depth, 'interlaced': interlaced, 'extra': extra,
+                             **digest(Image.open(io.BytesIO(b)).convert('RGB'))})
+
 # ---- all -------------------------------------------------------------------------------------------------------------
 resize, ops, samples, mixes = [], [], [], []
 for kind, w, h, tw, th in (('noise', 40, 30, 20, 15), ('noise', 40, 30, 97, 61), ('noise', 64, 64, 64, 31), ('noise', 31, 64, 64, 64),
@@ -217,7 +245,7 @@ for i in range(40):
     m = mix(32, 1000 + i % 3, i, i % 7, *alpha)
     mixes.append({'size': 32, 'seed': 1000 + i % 3, 'step': i, 'group': i % 7, 'alpha': alpha, **m,
                   'pair': mixed(picture('noise', 32, 32), picture('ramp', 32, 32), m)})
-out = {'made_with': {'Pillow': PIL.__version__, 'numpy': np.__version__}, 'resize': resize, 'ops': ops, 'samples': samples, 'mixes': mixes}
+out = {'made_with': {'Pillow': PIL.__version__, 'numpy': np.__version__}, 'resize': resize, 'ops': ops, 'samples': samples, 'mixes': mixes, 'pngs': pngs}
 with open(sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, 'augment.json'), 'w') as f:
     f.write('{\n "made_with": %s' % json.dumps(out.pop('made_with')))
     for k, v in out.items():

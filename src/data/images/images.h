@@ -40,8 +40,8 @@ static inline oht_picture oht_picture_part(const oht_picture *p, int left, int t
 }
 
 // ---- decode.c -------------------------------------------------------------------------------------------
-// JPEG or PNG (told by the bytes, not by a name) as Pillow's Image.open(f).convert("RGB") gives it. The pixels
-// lie in `rgb` until its next use; `line` is working memory. DATA error whose text is only the reason.
+// JPEG or PNG (told by the bytes, not by a name) as Pillow's Image.open(f).convert("RGB") gives it. The
+// pixels lie in `rgb` until its next use; `line` is working memory. DATA error whose text is only the reason.
 OHT_CHECKED oht_status oht_image_decode(const uint8_t *bytes, size_t n, oht_buffer *rgb, oht_buffer *line,
                                         oht_picture *out);
 // Size by the header alone. DATA error as above.
@@ -135,3 +135,13 @@ typedef enum oht_images_part { OHT_IMAGES_BYTES, OHT_IMAGES_OFFSETS, OHT_IMAGES_
 const char *oht_images_dataset(oht_split split, oht_images_part part);
 // DATA error: the image is damaged, and why.
 oht_status oht_images_refuse(const oht_images *images, oht_split split, int64_t index, const char *reason);
+
+// ---- folders.c ------------------------------------------------------------------------------------------
+typedef struct oht_names { // sorted by bytes
+    char **name;
+    size_t n, capacity;
+} oht_names;
+// What is in a folder: those that are folders (links followed), or all the others; without "." and "..". IO
+// error.
+OHT_CHECKED oht_status oht_names_list(const char *folder, bool folders, oht_names *out);
+void oht_names_free(oht_names *names);
