@@ -53,6 +53,9 @@ fi
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || [ -n "${OHT_LOCAL:-}" ] || OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
+# oht_model FILE.yaml: opt, bert, ...
+oht_model() { sed -nE 's/.*\btype: *([a-z]+).*/\1/p' "$1" | head -n 1; }
+
 # oht_ranks COMMAND...: runs it on all ranks of the job and returns its exit code; 75 when asked to stop before.
 oht_ranks() {
     local launch rc=127 code

@@ -1,9 +1,11 @@
 # Two ranks on two hosts (network namespaces with their own addresses), so that gradients travel by TCP and not through shared
-# memory: the bits of two ranks on one host; a stop request crosses the cable; a dead rank on the other host ends the run.
+# memory: the bits of two ranks on one host; a stop request crosses the cable; a dead rank on the other host ends the run. Then the
+# same two as the nodes of a Slurm, under mpirun and under srun.
 . "$OHT_SOURCE/tests/support/hosts.bash"
 hosts_inside "$0"
 . "$OHT_SOURCE/tests/support/e2e.bash"
-trap 'hosts_stop; rm -rf "$work"' EXIT
+. "$OHT_SOURCE/tests/support/slurm.bash"
+trap 'slurm_stop; hosts_stop; rm -rf "$work"' EXIT
 hosts_start "$work" || fail "no two hosts"
 cd "$work" || exit 1
 export OMPI_MCA_orte_tmpdir_base=$work # in a user namespace we look like root, but /tmp/ompi.*.0 may be another's
@@ -37,7 +39,7 @@ close_losses 1e-5 opt-four opt-two-two
 keys="train.steps=600 train.eval_every=200 run.checkpoint_every=0 outliers.every=50"
 succeed ranks 2 "$OHTRAIN" train --quiet -c opt.yaml -o whole $keys
 start() {
-    nsenter --target "${host_holder[0]}" --net --uts -- mpirun --timeout "$limit" -np 2 --host "${host_ip[0]},${host_ip[1]}" --mca plm_rsh_agent "$work/agent" \
+    $(host_prefix 1) mpirun --timeout "$limit" -np 2 --host "${host_ip[0]},${host_ip[1]}" --mca plm_rsh_agent "$work/agent" \
         --mca mpi_yield_when_idle 1 --bind-to none "$OHTRAIN" train --quiet -c opt.yaml -o "$1" $keys >log 2>&1 &
     pid=$!
     wait_for $pid has_lines "$1/metrics.jsonl" 50
@@ -60,3 +62,25 @@ wait $pid
 code=$?
 [ $code -eq 137 ] || { cat log >&2; fail "exit code $code after the other host's rank died, expected 137"; }
 echo "USR1 crosses the cable; a dead rank ends the run"
+
+missing=$(slurm_missing)
+[ -z "$missing" ] || { echo "two nodes under Slurm: skipped, no $missing(fix: env/install.sh debian-slurm)"; exit 77; }
+slurm_names=(host1 host2) slurm_addresses=("${host_ip[@]}") slurm_prefixes=("$(host_prefix 1)" "$(host_prefix 2)")
+for program in sbatch scontrol scancel sinfo squeue; do eval "$program() { on_host 1 $program \"\$@\"; }"; done
+slurm_start "$work/slurm" || fail "Slurm does not start on two nodes"
+export OHT_JOBS=$OHT_SOURCE/jobs OHT_RUNS=$work/runs OHT_SITE=$work/site.sh
+echo 'OHT_LAUNCHER=${TEST_LAUNCHER:-mpirun}' >site.sh
+ended() { [[ " COMPLETED FAILED TIMEOUT CANCELLED NODE_FAIL " = *" $(slurm_field "$1" JobState) "* ]]; }
+for launcher in mpirun srun; do
+    export TEST_LAUNCHER=$launcher
+    before=$(cable_bytes)
+    id=$(sbatch --parsable -J $launcher --nodes=2 --ntasks-per-node=1 --cpus-per-task=1 --time=10 "$OHT_JOBS/opt.slurm" opt.yaml)
+    slurm_until "$limit" ended "$id"
+    [ "$(slurm_field "$id" JobState)" = COMPLETED ] || { scontrol show job "$id" >&2; tail -n 20 $launcher-*.out slurm/log/slurmd-* >&2; fail "Slurm job on two nodes under $launcher"; }
+    for i in 1 2; do
+        grep -q "^node host$i: 1 rank, .*: rank $((i - 1)) on cpu" $launcher-*.out || { cat $launcher-*.out >&2; fail "$launcher: rank $((i - 1)) is not on host$i"; }
+    done
+    [ $(($(cable_bytes) - before)) -gt 3600000 ] || fail "$launcher: too few bytes through the cable"
+    same_state opt-one "runs/$launcher"
+    echo "Slurm with two nodes, $launcher: the same bits"
+done

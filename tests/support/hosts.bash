@@ -40,8 +40,9 @@ AGENT
     chmod +x "$1/agent"
 }
 
-# on_host 1|2 COMMAND...
-on_host() { nsenter --target "${host_holder[$1 - 1]}" --net --uts -- "${@:2}"; }
+# host_prefix 1|2: what makes a command run there
+host_prefix() { echo "nsenter --target ${host_holder[$1 - 1]} --net --uts --"; }
+on_host() { $(host_prefix "$1") "${@:2}"; } # on_host 1|2 COMMAND...
 # Bytes that came through the cable so far.
 cable_bytes() { on_host 1 cat /proc/net/dev | awk '$1 == "cable:" { print $2 + $10 }'; }
 
