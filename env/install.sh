@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages of env/debian.txt that are missing. Says which; asks nothing; uses sudo when not root.
+# Installs the Debian packages of env/LIST.txt (default: debian) that are missing. Says which; asks nothing; uses sudo when not root.
 #   env/install.sh [LIST...]     e.g. env/install.sh debian debian-slurm
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
