@@ -48,3 +48,23 @@ METHODS=magic code 2 "${local_job[@]}" -a 0-0 "$OHT_SOURCE/jobs/sweep.slurm" opt
 OHTRAIN=$work/none code 2 "${local_job[@]}" "$OHT_SOURCE/jobs/opt.slurm"; says "no program $work/none"
 OHT_SITE=$work/none code 2 "${local_job[@]}" "$OHT_SOURCE/jobs/opt.slurm"; says "no site file $work/none"
 code 2 env OHT_JOBS="$OHT_SOURCE/jobs" bash "$OHT_SOURCE/jobs/opt.slurm"; says 'not in a Slurm job'
+
+# A stop request in the first moments: one that is lost is repeated, and a program that it kills before it listens has lost nothing.
+export OHT_MAX_RESTARTS=0
+for program in deaf asleep; do
+    cat >$program <<PROGRAM
+#!/bin/bash
+asked=0
+[ $program = asleep ] || trap 'asked=\$((asked + 1)); [ \$asked -lt 2 ] || exit 75' USR1
+: >$work/$program.up
+while :; do sleep 0.1; done
+PROGRAM
+    chmod +x $program
+    OHTRAIN=$work/$program "${local_job[@]}" -n 1 -J $program "$OHT_SOURCE/jobs/opt.slurm" >log 2>&1 &
+    pid=$!
+    wait_for $pid [ -e $program.up ]
+    kill -USR1 $pid
+    wait $pid
+    code=$?
+    [ $code -eq 75 ] || { cat log >&2; fail "$program: exit code $code, expected 75"; }
+done
