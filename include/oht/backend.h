@@ -46,6 +46,19 @@ typedef struct oht_attention_inner {
     oht_tensor scores, probs;
 } oht_attention_inner;
 
+// Association of short rows, many groups side by side (spec stanhop 1.1): queries (B,G,L,C) against the S stored patterns of
+// their own group, or against S patterns that all groups share.
+typedef struct oht_hopfield {
+    oht_assoc_spec f;  // the row function, unless alpha is learned
+    bool learns_alpha; // alpha-entmax with alpha = 1 + alpha_range * sigmoid(a), one raw scalar a (spec stanhop 1.5)
+    float alpha_range;
+    float beta;
+    int heads;
+    bool mix;       // heads are laid out (H,L,D) and that memory is read as (L,C) (spec stanhop 1.2)
+    bool keep_base; // probs receives what backward needs: for clipped forms P before the clip
+    oht_draw drop;  // on P; element of (g, h, i, j) in a sample: ((g * H + h) * L + i) * S + j
+} oht_hopfield;
+
 typedef struct oht_gate {
     oht_gate_kind kind;
     oht_gate_form form;
@@ -115,6 +128,32 @@ struct oht_backend {
     size_t (*attention_bwd_scratch)(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_assoc *as);
     void (*attention_bwd)(oht_backend *be, oht_tensor dqkv, oht_tensor dout, oht_tensor out, oht_tensor row,
                           oht_tensor qkv, oht_tensor mask, const oht_assoc *as, bool add_dqkv, void *scratch);
+
+    // Association of short rows. q, out: (B,G,L,C); k, v: (B,G,S,C), or (1,S,C) for patterns that all groups share; v may be k.
+    // a: (1), or absent. probs: (B,G,H*L,S), kept for backward.
+    size_t (*hopfield_scratch)(oht_backend *be, const oht_hopfield *hf, int64_t G, int64_t L, int64_t S, int64_t C);
+    void (*hopfield_fwd)(oht_backend *be, oht_tensor out, oht_tensor probs, oht_tensor q, oht_tensor k, oht_tensor v,
+                         oht_tensor a, const oht_hopfield *hf, void *scratch);
+    // add[]: dq, dk, dv, da. v is k: dv is absent and dk receives both.
+    void (*hopfield_bwd)(oht_backend *be, oht_tensor dq, oht_tensor dk, oht_tensor dv, oht_tensor da, oht_tensor dout,
+                         oht_tensor probs, oht_tensor q, oht_tensor k, oht_tensor v, oht_tensor a,
+                         const oht_hopfield *hf, const bool add[4], void *scratch);
+    // The fixed permutation of spec stanhop 1.2 alone, or its inverse. x, y: (B,G,L,C).
+    void (*mix_heads)(oht_backend *be, oht_tensor y, oht_tensor x, int heads, bool inverse, bool add);
+    // y[b,j,i] = x[b,i,j] over rows of length C. x: (B,X,Y,C), y: (B,Y,X,C).
+    void (*swap_axes)(oht_backend *be, oht_tensor y, oht_tensor x, bool add);
+    // Time series to segments: y[b,m,l,i] = x[b, l*s+i - pad, m] where the first row stands in for the pad before it.
+    // x: (B,T,M), y: (B,M,L,s), pad = L*s - T.
+    void (*segment)(oht_backend *be, oht_tensor y, oht_tensor x);
+    // And back, cropped: y[b,t,m] = x[b,m,t/s,t%s] (+ mean over time of base[b,:,m]). y: (B,U,M), base: (B,T,M) or absent.
+    void (*unsegment_fwd)(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor base);
+    void (*unsegment_bwd)(oht_backend *be, oht_tensor dx, oht_tensor dy, bool add); // the cropped places get 0
+    // w neighbours become one: y[b,m,j] = x[b,m,j*w] ... x[b,m,j*w+w-1] end to end; places behind the last take the last
+    // places again, in order. x: (B,M,L,C), y: (B,M,ceil(L/w),w*C).
+    void (*merge_fwd)(oht_backend *be, oht_tensor y, oht_tensor x);
+    void (*merge_bwd)(oht_backend *be, oht_tensor dx, oht_tensor dy, bool add);
+    // sums (host) = sum of (x - y)^2 over everything; dx (absent in evaluation) = 2 scale (x - y).
+    void (*squared_error)(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, float scale, bool add, double *sum);
 
     // Gate (spec transformers 1.5): out = c pi ctx per head. x: (B,T,C) gate input, ctx, out: (B,T,C), w[]: the gate's
     // parameters in the spec's order (linear: w (H,D), b (H); mlp: w1 (H,m,D), b1 (H,m), w2 (H,m), b2 (H); all_features:

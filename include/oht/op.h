@@ -33,6 +33,27 @@ oht_value oht_gather(oht_graph *g, oht_value x, oht_value index);
 oht_value oht_lm_head(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_value labels);
 int64_t oht_lm_head_rows(int64_t N, int64_t V); // rows of such a chunk
 
+// ---- time series (spec stanhop) ------------------------------------------------------------------------------------
+// Association of short rows (backend.h). q: (B,G,L,C); k, v: (B,G,S,C) or (1,S,C); v OHT_NONE: the keys are the values;
+// a: (1), the raw alpha, where hf.learns_alpha. p: dropout on P. *probs: (B,G,H*L,S), for taps.
+oht_value oht_hopfield_association(oht_graph *g, oht_value q, oht_value k, oht_value v, oht_value a, oht_hopfield hf,
+                                   float p, oht_value *probs);
+// (B,G,L,C): heads laid out (H,L,D), that memory read as (L,C).
+oht_value oht_mix_heads(oht_graph *g, oht_value x, int heads);
+// (B,T,M) to (B,M,L,s); a row that is too short is continued to the left by its first values.
+oht_value oht_cut_segments(oht_graph *g, oht_value x, int64_t length);
+// (B,M,L,s) to (B,steps,M), plus the mean over time of base (B,T,M) unless that is OHT_NONE.
+oht_value oht_unsegment(oht_graph *g, oht_value x, int64_t steps, oht_value base);
+// (B,M,L,C) to (B,M,ceil(L/w),w*C); the last segments are repeated in order where some lack.
+oht_value oht_merge_segments(oht_graph *g, oht_value x, int64_t w);
+// (B,X,Y,C) to (B,Y,X,C).
+oht_value oht_swap_axes(oht_graph *g, oht_value x);
+// (1,...) for every sample; and added to x: (B,...).
+oht_value oht_repeat(oht_graph *g, oht_value table);
+oht_value oht_add_table(oht_graph *g, oht_value x, oht_value table);
+// loss = sum of (x - y)^2; its gradient is scaled by run->loss_scale.
+oht_value oht_squared_error(oht_graph *g, oht_value x, oht_value y);
+
 // ---- taps ----------------------------------------------------------------------------------------------------------
 // Marks a tensor the paper talks about; returns it unchanged. Costs nothing unless an observer is installed.
 

@@ -71,6 +71,22 @@ size_t attention_bwd_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t 
 void attention_bwd_cpu(oht_backend *be, oht_tensor dqkv, oht_tensor dout, oht_tensor out, oht_tensor row,
                        oht_tensor qkv, oht_tensor mask, const oht_assoc *as, bool add_dqkv, void *scratch);
 
+size_t hopfield_scratch_cpu(oht_backend *be, const oht_hopfield *hf, int64_t G, int64_t L, int64_t S, int64_t C);
+void hopfield_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor probs, oht_tensor q, oht_tensor k,
+                      oht_tensor v, oht_tensor a, const oht_hopfield *hf, void *scratch);
+void hopfield_bwd_cpu(oht_backend *be, oht_tensor dq, oht_tensor dk, oht_tensor dv, oht_tensor da,
+                      oht_tensor dout, oht_tensor probs, oht_tensor q, oht_tensor k, oht_tensor v,
+                      oht_tensor a, const oht_hopfield *hf, const bool add[4], void *scratch);
+void mix_heads_cpu(oht_backend *be, oht_tensor y, oht_tensor x, int heads, bool inverse, bool add);
+void swap_axes_cpu(oht_backend *be, oht_tensor y, oht_tensor x, bool add);
+void segment_cpu(oht_backend *be, oht_tensor y, oht_tensor x);
+void unsegment_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor base);
+void unsegment_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dy, bool add);
+void merge_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor x);
+void merge_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dy, bool add);
+void squared_error_cpu(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, float scale, bool add,
+                       double *sum);
+
 size_t gate_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_gate *gate,
                         int64_t hidden);
 void gate_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor pi, oht_tensor x, oht_tensor ctx,

@@ -160,6 +160,7 @@ typedef struct recipe {
     bool causal, masked;
     float p;
     oht_gate gate;
+    oht_hopfield hf;
     double h, tolerance; // 0: the usual
 } recipe;
 
@@ -220,6 +221,49 @@ static oht_value rec_half_tied(oht_graph *g, const oht_value *v, const recipe *r
     oht_value x = oht_linear(g, v[0], v[1], v[2]);
     return oht_linear(g, x, v[1], OHT_NONE);
 }
+// v: queries, keys, values unless there are two inputs only, the raw alpha where it is learned.
+static oht_value rec_hopfield(oht_graph *g, const oht_value *v, const recipe *r) {
+    oht_value a = r->hf.learns_alpha ? v[r->n_params - 1] : OHT_NONE;
+    return oht_hopfield_association(g, v[0], v[1], r->n_params > 2 ? v[2] : OHT_NONE, a, r->hf, r->p, NULL);
+}
+static oht_value rec_mix_heads(oht_graph *g, const oht_value *v, const recipe *r) {
+    (void)r;
+    return oht_mix_heads(g, v[0], H);
+}
+static oht_value rec_swap_axes(oht_graph *g, const oht_value *v, const recipe *r) {
+    (void)r;
+    return oht_swap_axes(g, v[0]);
+}
+static oht_value rec_merge(oht_graph *g, const oht_value *v, const recipe *r) {
+    (void)r;
+    return oht_merge_segments(g, v[0], 2);
+}
+static oht_value rec_unsegment(oht_graph *g, const oht_value *v, const recipe *r) {
+    (void)r;
+    return oht_unsegment(g, v[0], 7, OHT_NONE);
+}
+static oht_value rec_repeat(oht_graph *g, const oht_value *v, const recipe *r) {
+    (void)r;
+    return oht_add_table(g, oht_repeat(g, v[0]), v[1]);
+}
+static oht_value rec_add_table(oht_graph *g, const oht_value *v, const recipe *r) {
+    (void)r;
+    return oht_add_table(g, v[0], v[1]);
+}
+static oht_value rec_squared_error(oht_graph *g, const oht_value *v, const recipe *r) {
+    (void)r;
+    return oht_squared_error(g, oht_swap_axes(g, v[0]), oht_swap_axes(g, v[1]));
+}
+
+#define GROUPS(LENGTH) {4, {B, 2, LENGTH, C}, OHT_ROWS_BATCH}
+#define SHARED {3, {1, 3, C}}
+#define HOPFIELD(NAME, KIND, CLIPPED, LEARNED, ...)                                                                            \
+    {                                                                                                        \
+        .name = "hopfield " NAME, .record = rec_hopfield, .hf = {.f = {KIND, CLIPPED, -0.1, 1.1}, .beta = 0.7f,         \
+                                                                 .heads = H, .mix = true, .alpha_range = 2,                                           \
+                                                                 .learns_alpha = LEARNED},            \
+        __VA_ARGS__                                                                                          \
+    }
 
 #define ACTIVATION                                                                                           \
     { 3, {B, T, C}, OHT_ROWS_BATCH }
@@ -310,6 +354,28 @@ static const recipe RECIPE[] = {
      .param = {ACTIVATION, ACTIVATION, {3, {H, D, D}}, {2, {H, D}}, {2, {H, D}}, {1, {H}}},
      .h = 2e-3,
      .tolerance = 2e-2},
+    HOPFIELD("softmax", OHT_SOFTMAX, false, false, .n_params = 3, .param = {GROUPS(3), GROUPS(5), GROUPS(5)}),
+    HOPFIELD("softmax1 shared, dropout", OHT_SOFTMAX1, false, false, .n_params = 3, .param = {GROUPS(4), SHARED, SHARED}, .p = 0.3f),
+    HOPFIELD("keys as values", OHT_SOFTMAX1, false, false, .n_params = 2, .param = {GROUPS(3), GROUPS(4)}),
+    HOPFIELD("sparsemax", OHT_SPARSEMAX, false, false, .n_params = 3, .param = {GROUPS(3), GROUPS(4), GROUPS(4)}, .p = 0.3f, .h = 2e-3,
+             .tolerance = 2e-2),
+    HOPFIELD("entmax15", OHT_ENTMAX15, false, false, .n_params = 3, .param = {GROUPS(3), SHARED, SHARED}, .h = 2e-3, .tolerance = 2e-2),
+    HOPFIELD("alpha", OHT_SOFTMAX, false, true, .n_params = 4, .param = {GROUPS(3), GROUPS(4), GROUPS(4), {1, {1}}},
+             .h = 2e-3, .tolerance = 2e-2),
+    HOPFIELD("alpha shared, dropout", OHT_SOFTMAX, false, true, .n_params = 4,
+             .param = {GROUPS(3), SHARED, SHARED, {1, {1}}}, .p = 0.3f, .h = 2e-3, .tolerance = 2e-2),
+    HOPFIELD("clipped", OHT_SOFTMAX, true, false, .n_params = 3, .param = {GROUPS(3), GROUPS(4), GROUPS(4)}, .h = 2e-3,
+             .tolerance = 2e-2),
+    HOPFIELD("clipped softmax1, dropout", OHT_SOFTMAX1, true, false, .n_params = 3,
+             .param = {GROUPS(3), SHARED, SHARED}, .p = 0.3f, .h = 2e-3, .tolerance = 2e-2),
+    {.name = "mix_heads", .record = rec_mix_heads, .n_params = 1, .param = {GROUPS(3)}},
+    {.name = "swap_axes", .record = rec_swap_axes, .n_params = 1, .param = {GROUPS(3)}},
+    {.name = "merge", .record = rec_merge, .n_params = 1, .param = {GROUPS(5)}},
+    {.name = "unsegment", .record = rec_unsegment, .n_params = 1, .param = {{4, {B, 2, 3, 3}, OHT_ROWS_BATCH}}},
+    {.name = "repeat", .record = rec_repeat, .n_params = 2, .param = {{3, {1, T, C}}, {3, {1, T, C}}}},
+    {.name = "add_table", .record = rec_add_table, .n_params = 2, .param = {GROUPS(3), {4, {1, 2, 3, C}}}},
+    {.name = "squared_error", .record = rec_squared_error, .n_params = 2, .param = {GROUPS(3), {4, {B, 2, 3, C}, OHT_ROWS_BATCH}},
+     .is_loss = true},
     {.name = "gather", .record = rec_gather, .n_params = 1, .param = {ACTIVATION}},
     {.name = "lm_head",
      .record = rec_lm_head,
