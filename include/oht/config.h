@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -160,6 +161,8 @@ typedef struct oht_config {
 void oht_config_defaults(oht_config *cfg);
 // Applies a YAML file of sections and keys. CONFIG error names file, line, key, found, allowed, nearest key. Local.
 OHT_CHECKED oht_status oht_config_load(oht_config *cfg, const char *path);
+// The same from memory; `name` is what errors call it. Local.
+OHT_CHECKED oht_status oht_config_parse(oht_config *cfg, const char *text, size_t n, const char *name);
 // Applies one "section.key=value" (from the command line). Local.
 OHT_CHECKED oht_status oht_config_set(oht_config *cfg, const char *assignment);
 // Checks what no single key can: heads divide width, attention parses, alpha needs a bare clipped form, ... Local.

@@ -260,22 +260,24 @@ static oht_status slurp(const char *path, unsigned char **bytes, size_t *n) {
     return status;
 }
 
-oht_status oht_config_load(oht_config *cfg, const char *path) {
+oht_status oht_config_parse(oht_config *cfg, const char *text, size_t n, const char *name) {
     oht_config fresh = *cfg; // an error leaves *cfg as it was
-    reader r = {.path = path, .cfg = &fresh};
-    unsigned char *bytes = NULL;
-    size_t n = 0;
-    oht_status status = slurp(path, &bytes, &n);
-    if (status == OHT_OK && !yaml_parser_initialize(&r.parser)) {
-        status = oht_error_set(OHT_MEMORY, __FILE__, __LINE__, "no memory to read %s", path);
-    } else if (status == OHT_OK) {
-        yaml_parser_set_input_string(&r.parser, bytes, n);
-        status = list_sections(&r);
-        if (status == OHT_OK) status = read_stream(&r);
-        yaml_parser_delete(&r.parser);
-    }
-    oht_free(bytes);
+    reader r = {.path = name, .cfg = &fresh};
+    if (!yaml_parser_initialize(&r.parser)) OHT_FAIL(OHT_MEMORY, "no memory to read %s", name);
+    yaml_parser_set_input_string(&r.parser, (const unsigned char *)text, n);
+    oht_status status = list_sections(&r);
+    if (status == OHT_OK) status = read_stream(&r);
+    yaml_parser_delete(&r.parser);
     if (status != OHT_OK) return oht_error_frame(status, __FILE__, __LINE__);
     *cfg = fresh;
     return OHT_OK;
+}
+
+oht_status oht_config_load(oht_config *cfg, const char *path) {
+    unsigned char *bytes = NULL;
+    size_t n = 0;
+    oht_status status = slurp(path, &bytes, &n);
+    if (status == OHT_OK) status = oht_config_parse(cfg, (const char *)bytes, n, path);
+    oht_free(bytes);
+    return status == OHT_OK ? OHT_OK : oht_error_frame(status, __FILE__, __LINE__);
 }

@@ -1,4 +1,4 @@
-// The table of ohtrain report as aligned text, Markdown, CSV (RFC 4180) and JSON.
+// The list of ohtrain report, one row a run, as aligned text, Markdown, CSV (RFC 4180) and JSON.
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -6,21 +6,21 @@
 
 #include <jansson.h>
 
-#include "cmd/report.h"
 #include "config/table.h"
+#include "report/report.h"
 
-enum { COLUMNS = 8, CELL = OHT_PATH + 64 };
+enum { COLUMNS = 8, CELL = OHT_PATH + 64, SHOWN = OHT_REPORT_W8A8 }; // metrics shown: those every run has
 
 static const char *const TITLES[COLUMNS] = {"run",          "model",      "method", "avg kurtosis",
                                             "max inf norm", "perplexity", "params", "steps"};
-static const char *const METRIC_NAMES[OHT_REPORT_METRICS] = {"avg_kurtosis", "headline_inf_norm",
-                                                             "perplexity"};
-static const char *const MODELS[] = {[OHT_MODEL_OPT] = "OPT", [OHT_MODEL_BERT] = "BERT"};
+static const char *const METRIC_NAMES[SHOWN] = {"avg_kurtosis", "headline_inf_norm", "perplexity"};
 
-// Percent of the first run; NAN where there is nothing to compare.
+// Percent of the first run of the same model; NAN where there is nothing to compare.
 static double change(const oht_report_table *t, const oht_report_run *r, int metric) {
-    double base = t->run[0].metric[metric];
-    return r == t->run || base == 0 || !isfinite(base) ? (double)NAN
+    const oht_report_run *first = t->run;
+    while (first->model != r->model) first++;
+    double base = first->metric[metric];
+    return r == first || base == 0 || !isfinite(base) ? (double)NAN
                                                        : 100.0 * (r->metric[metric] - base) / base;
 }
 
@@ -44,7 +44,7 @@ static void cell(const oht_report_table *t, const oht_report_run *r, int column,
         snprintf(out, CELL, "%.*s", r->path_bytes, r->path);
         break;
     case 1:
-        snprintf(out, CELL, "%s", MODELS[m->type]);
+        snprintf(out, CELL, "%s", r->model->name);
         break;
     case 2: {
         char alpha[48] = "";
@@ -105,12 +105,12 @@ oht_status oht_report_text(const oht_report_table *t, FILE *out) {
     }
     fputs("\nlargest activation:\n", out);
     for (int i = 0; i < t->n_runs; i++) {
-        const oht_report_largest *l = &t->run[i].largest;
+        const oht_report_tap *l = &t->run[i].tap[t->run[i].largest];
         cell(t, &t->run[i], 0, text);
         fputs("  ", out);
         print_padded(out, text, width[0], false);
-        fprintf(out, "  %.3f in %s: sample %" PRId64 ", token %" PRId64 ", channel %" PRId64 "\n", l->value,
-                l->tap, l->sample, l->token, l->channel);
+        fprintf(out, "  %.3f in %s: sample %" PRId64 ", token %" PRId64 ", channel %" PRId64 "\n", l->inf_max,
+                l->name, l->sample, l->token, l->channel);
     }
     return OHT_OK;
 }
@@ -171,11 +171,11 @@ oht_status oht_report_csv(const oht_report_table *t, FILE *out) {
         const oht_report_run *r = &t->run[i];
         char gate[OHT_KEY_TEXT_MAX];
         print_csv_text(out, r->path, r->path_bytes);
-        fprintf(out, "%s,%s,", MODELS[r->cfg.model.type], r->method);
+        fprintf(out, "%s,%s,", r->model->name, r->method);
         print_csv_text(out, r->cfg.model.attention, (int)strlen(r->cfg.model.attention));
         fprintf(out, "%s,%.9g,", gate_of(r, gate), r->cfg.model.alpha);
-        for (int m = 0; m < OHT_REPORT_METRICS; m++) print_csv_number(out, r->metric[m], ",");
-        for (int m = 0; m < OHT_REPORT_METRICS; m++) print_csv_number(out, change(t, r, m), ",");
+        for (int m = 0; m < SHOWN; m++) print_csv_number(out, r->metric[m], ",");
+        for (int m = 0; m < SHOWN; m++) print_csv_number(out, change(t, r, m), ",");
         print_csv_number(out, r->loss, ",");
         print_csv_number(out, r->max_inf_norm, ",");
         print_csv_number(out, r->max_ffn_inf_norm, ",");
@@ -199,9 +199,10 @@ static json_t *text_or_null(const char *text, int n) {
 
 static json_t *run_object(const oht_report_table *t, const oht_report_run *r) {
     char gate[OHT_KEY_TEXT_MAX];
+    const oht_report_tap *l = &r->tap[r->largest];
     json_t *o = json_object(), *percent = json_object();
     json_object_set_new(o, "run", text_or_null(r->path, r->path_bytes));
-    json_object_set_new(o, "model", json_string(MODELS[r->cfg.model.type]));
+    json_object_set_new(o, "model", json_string(r->model->name));
     json_object_set_new(o, "method", json_string(r->method));
     json_object_set_new(o, "attention", json_string(r->cfg.model.attention));
     json_object_set_new(o, "alpha", json_real(r->cfg.model.alpha));
@@ -211,19 +212,18 @@ static json_t *run_object(const oht_report_table *t, const oht_report_run *r) {
     json_object_set_new(o, "steps", json_integer(r->cfg.train.steps));
     json_object_set_new(o, "sequences", json_integer(r->sequences));
     json_object_set_new(o, "loss", number(r->loss));
-    for (int m = 0; m < OHT_REPORT_METRICS; m++)
+    for (int m = 0; m < SHOWN; m++)
         json_object_set_new(o, METRIC_NAMES[m], number(r->metric[m]));
     json_object_set_new(o, "max_inf_norm", number(r->max_inf_norm));
     json_object_set_new(o, "max_ffn_inf_norm", number(r->max_ffn_inf_norm));
     json_object_set_new(o, "max_layer_inf_norm", number(r->max_layer_inf_norm));
     json_object_set_new(o, "max_kurtosis", number(r->max_kurtosis));
-    for (int m = 0; m < OHT_REPORT_METRICS; m++)
+    for (int m = 0; m < SHOWN; m++)
         json_object_set_new(percent, METRIC_NAMES[m], number(change(t, r, m)));
     json_object_set_new(o, "change_percent", percent);
     json_object_set_new(o, "largest",
-                        json_pack("{s:s, s:o, s:I, s:I, s:I}", "tap", r->largest.tap, "value",
-                                  number(r->largest.value), "sample", (json_int_t)r->largest.sample, "token",
-                                  (json_int_t)r->largest.token, "channel", (json_int_t)r->largest.channel));
+                        json_pack("{s:s, s:o, s:I, s:I, s:I}", "tap", l->name, "value", number(l->inf_max), "sample", (json_int_t)l->sample,
+                                  "token", (json_int_t)l->token, "channel", (json_int_t)l->channel));
     return o;
 }
 

@@ -1,0 +1,227 @@
+// Table 1 for programs: one CSV record, or one JSON object, per number. Records: "value" a method's metric, "reduction" a pair's
+// in percent, "paired" our difference over common seeds with its interval, "average" a mean of reductions is left to the reader
+// of CSV and written in JSON.
+#include <math.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "report/report.h"
+
+static const char *metric_name(int metric, const char *model, char out[32]) {
+    const char *task = oht_published_task_of(model)->name;
+    if (metric == OHT_REPORT_KURTOSIS) return "avg_kurtosis";
+    if (metric == OHT_REPORT_INF_NORM) return "headline_inf_norm";
+    snprintf(out, 32, "%s%s", metric == OHT_REPORT_W8A8 ? "w8a8_" : "", task);
+    return out;
+}
+
+// JSON has no NaN and no infinity.
+static json_t *number(double value) {
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static json_t *text(const char *s) { // a path may hold any bytes
+    json_t *o = json_string(s);
+    return o ? o : json_null();
+}
+
+// ---- one number ----------------------------------------------------------------------------------------------------------
+
+typedef struct record {
+    const char *kind, *model, *method, *label; // label: of our group, NULL = none
+    int metric;
+    const double *paper, *paper_sd; // NULL = not in the paper
+    double ours, ours_sd;
+    int seeds;
+    double low, high; // of a paired difference
+} record;
+
+typedef struct sink {
+    json_t *list; // or
+    FILE *csv;
+} sink;
+
+static void csv_text(FILE *out, const char *s) {
+    bool quote = strpbrk(s, "\",\r\n") != NULL;
+    if (quote) fputc('"', out);
+    for (; *s; s++) {
+        if (*s == '"') fputc('"', out);
+        fputc(*s, out);
+    }
+    fputs(quote ? "\"," : ",", out);
+}
+
+static void csv_number(FILE *out, double value, const char *end) {
+    if (isnan(value)) fputs(end, out); // an empty field
+    else fprintf(out, "%.12g%s", value, end);
+}
+
+static void put(const sink *to, const record *r) {
+    char name[32];
+    double paper = r->paper ? *r->paper : (double)NAN, sd = r->paper_sd ? *r->paper_sd : (double)NAN;
+    double difference = 100.0 * (r->ours / paper - 1.0);
+    if (strcmp(r->kind, "value") != 0) difference = (double)NAN;
+    if (to->list) {
+        json_t *o = json_object();
+        json_object_set_new(o, "kind", json_string(r->kind));
+        json_object_set_new(o, "model", json_string(r->model));
+        json_object_set_new(o, "method", json_string(r->method));
+        json_object_set_new(o, "metric", json_string(metric_name(r->metric, r->model, name)));
+        json_object_set_new(o, "runs", r->label ? text(r->label) : json_null());
+        json_object_set_new(o, "paper", number(paper));
+        json_object_set_new(o, "paper_std", number(sd));
+        json_object_set_new(o, "ours", number(r->ours));
+        json_object_set_new(o, "ours_std", number(r->ours_sd));
+        json_object_set_new(o, "seeds", json_integer(r->seeds));
+        json_object_set_new(o, "difference_percent", number(difference));
+        json_object_set_new(o, "low", number(r->low));
+        json_object_set_new(o, "high", number(r->high));
+        json_array_append_new(to->list, o);
+        return;
+    }
+    fprintf(to->csv, "%s,%s,%s,%s,", r->kind, r->model, r->method, metric_name(r->metric, r->model, name));
+    csv_text(to->csv, r->label ? r->label : "");
+    const double value[] = {paper, sd, r->ours, r->ours_sd};
+    for (int i = 0; i < 4; i++) csv_number(to->csv, value[i], ",");
+    fprintf(to->csv, "%d,", r->seeds);
+    csv_number(to->csv, difference, ",");
+    csv_number(to->csv, r->low, ",");
+    csv_number(to->csv, r->high, "\r\n");
+}
+
+// ---- all numbers -----------------------------------------------------------------------------------------------------------
+
+static record nothing_of_ours(const char *kind, const char *model, const char *method, int metric) {
+    return (record){kind, model, method, NULL, metric, NULL, NULL, (double)NAN, (double)NAN, 0, (double)NAN, (double)NAN};
+}
+
+static void put_group(const sink *to, const oht_report_group *g, const oht_published *p) {
+    for (int m = 0; m < OHT_REPORT_METRICS; m++) {
+        record r = nothing_of_ours("value", g->first->model->name, g->first->method, m);
+        if (p) r.paper = &p->mean[m], r.paper_sd = &p->sd[m];
+        if (!p && g->count[m] == 0) continue;
+        r.label = g->label;
+        r.ours = g->mean[m];
+        r.ours_sd = g->sd[m];
+        r.seeds = g->count[m];
+        put(to, &r);
+    }
+}
+
+static void put_values(const sink *to, const oht_report_table *t) {
+    int n;
+    const oht_published *p = oht_published_rows(&n);
+    for (int i = 0; i < n; i++) {
+        bool ours = false;
+        for (int k = 0; k < t->n_groups; k++) {
+            const oht_report_run *first = t->group[k].first;
+            if (strcmp(first->model->name, p[i].model) != 0 || strcmp(first->method, p[i].method) != 0) continue;
+            put_group(to, &t->group[k], &p[i]);
+            ours = true;
+        }
+        for (int m = 0; !ours && m < OHT_REPORT_METRICS; m++) {
+            record r = nothing_of_ours("value", p[i].model, p[i].method, m);
+            r.paper = &p[i].mean[m];
+            r.paper_sd = &p[i].sd[m];
+            put(to, &r);
+        }
+    }
+    for (int k = 0; k < t->n_groups; k++)
+        if (!oht_published_find(t->group[k].first->model->name, t->group[k].first->method)) put_group(to, &t->group[k], NULL);
+}
+
+static void put_pairs(const sink *to, const oht_report_table *t) {
+    int n;
+    const oht_published *p = oht_published_rows(&n);
+    for (int i = 0; i + 1 < n; i += 2)
+        for (int m = 0; m < 2; m++) {
+            double paper = oht_report_reduction(p[i].mean[m], p[i + 1].mean[m]);
+            record r = nothing_of_ours("reduction", p[i].model, p[i + 1].method, m);
+            r.paper = &paper;
+            bool ours = false;
+            for (int k = 0; k < t->n_pairs; k++) {
+                const oht_report_group *with = t->pair[k].with;
+                if (strcmp(with->first->model->name, p[i].model) != 0 || strcmp(with->first->method, p[i + 1].method) != 0) continue;
+                r.label = with->label;
+                r.ours = t->pair[k].reduction[m];
+                r.seeds = with->count[m];
+                put(to, &r);
+                ours = true;
+            }
+            if (!ours) put(to, &r);
+        }
+    for (int k = 0; k < t->n_pairs; k++)
+        for (int m = 0; m < OHT_REPORT_METRICS; m++) {
+            const oht_report_pair *o = &t->pair[k];
+            if (o->count[m] == 0) continue;
+            record r = nothing_of_ours("paired", o->with->first->model->name, o->with->first->method, m);
+            r.label = o->with->label;
+            r.ours = o->difference[m];
+            r.seeds = o->count[m];
+            r.low = o->difference[m] - o->half[m];
+            r.high = o->difference[m] + o->half[m];
+            put(to, &r);
+        }
+}
+
+oht_status oht_table1_csv(const oht_report_table *t, FILE *out) {
+    const sink to = {.csv = out};
+    fputs("kind,model,method,metric,runs,paper,paper_std,ours,ours_std,seeds,difference_percent,low,high\r\n", out);
+    put_values(&to, t);
+    put_pairs(&to, t);
+    return OHT_OK;
+}
+
+// Mean over pairs of the reductions of ours (label set) or of the paper's rows `first` ... of all models.
+static json_t *averages(const oht_report_table *t) {
+    double sum[3][2] = {{0}};
+    int n, count[3] = {0};
+    const oht_published *p = oht_published_rows(&n);
+    for (int i = 0; i + 1 < n; i += 2) {
+        bool doubtful = strcmp(p[i].model, "OPT") == 0 && strcmp(p[i].method, oht_report_base[1]) == 0;
+        for (int m = 0; m < 2; m++) {
+            double r = oht_report_reduction(p[i].mean[m], p[i + 1].mean[m]);
+            sum[0][m] += r;
+            if (!doubtful) sum[1][m] += r;
+        }
+        count[0]++;
+        count[1] += !doubtful;
+    }
+    for (int k = 0; k < t->n_pairs; k++) {
+        const double *r = t->pair[k].reduction;
+        if (isnan(r[0]) || isnan(r[1])) continue;
+        sum[2][0] += r[0];
+        sum[2][1] += r[1];
+        count[2]++;
+    }
+    static const char *const name[] = {"paper", "paper_without_opt_clipped", "ours"};
+    json_t *o = json_object();
+    for (int i = 0; i < 3; i++)
+        json_object_set_new(o, name[i],
+                            json_pack("{s:i, s:o, s:o}", "pairs", count[i], "avg_kurtosis", number(sum[i][0] / count[i]), "headline_inf_norm",
+                                      number(sum[i][1] / count[i])));
+    return o;
+}
+
+oht_status oht_table1_json(const oht_report_table *t, FILE *out) {
+    json_t *root = json_object(), *failed = json_array();
+    const sink to = {.list = json_array()};
+    put_values(&to, t);
+    put_pairs(&to, t);
+    for (int i = 0; i < t->n_failures; i++) {
+        json_t *o = json_object();
+        json_object_set_new(o, "run", text(t->failure[i].path));
+        json_object_set_new(o, "error", text(t->failure[i].text));
+        json_array_append_new(failed, o);
+    }
+    json_object_set_new(root, "source", json_string("Hu et al., ICML 2024, PMLR 235:19123, Table 1"));
+    json_object_set_new(root, "numbers", to.list);
+    json_object_set_new(root, "average_reduction_percent", averages(t));
+    json_object_set_new(root, "failed", failed);
+    int code = json_dumpf(root, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
+    json_decref(root);
+    if (code != 0) OHT_FAIL(OHT_MEMORY, "cannot build the JSON of the report");
+    fputc('\n', out);
+    return OHT_OK;
+}
