@@ -106,6 +106,25 @@ static oht_status find_group(oht_report_table *t, int run) {
     return OHT_OK;
 }
 
+// Models as they came, methods in Table 1's order.
+static int method_rank(const char *method) {
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(method, oht_report_base[i]) == 0) return 2 * i;
+        if (strcmp(method, oht_report_with[i]) == 0) return 2 * i + 1;
+    }
+    return 6;
+}
+
+static void sort_groups(oht_report_table *t) { // by insertion: stable, and there are few
+    for (int i = 1; i < t->n_groups; i++)
+        for (int k = i; k > 0; k--) {
+            oht_report_group *a = &t->group[k - 1], *b = &t->group[k], swap = *a;
+            if (a->first->model != b->first->model || method_rank(a->first->method) <= method_rank(b->first->method)) break;
+            *a = *b;
+            *b = swap;
+        }
+}
+
 static void measure_group(const oht_report_table *t, oht_report_group *g, double *value) {
     for (int m = 0; m < OHT_REPORT_METRICS; m++) {
         for (int i = 0; i < g->n; i++) value[i] = t->run[g->member[i]].metric[m];
@@ -173,6 +192,7 @@ static oht_status compare(oht_report_table *t, double *value) {
     OHT_TRY(OHT_ALLOC(&t->group, n, "groups of runs"));
     for (int i = 0; i < t->n_runs; i++)
         if (!t->run[i].unfinished) OHT_TRY(find_group(t, i));
+    sort_groups(t);
     for (int i = 0; i < t->n_groups; i++) measure_group(t, &t->group[i], value);
     label_groups(t);
     OHT_TRY(OHT_ALLOC(&t->pair, n * n, "pairs of groups"));

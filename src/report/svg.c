@@ -14,7 +14,9 @@ static const double LETTER = 6.4; // width of a character of 11 px, on the safe 
 // At most 7 characters: 0.0125, 23.3k, 1.2M, 3e-05.
 static void show(double x, int digits, char out[24]) {
     double size = fabs(x);
-    if (size >= 1e4 && size < 1e6) snprintf(out, 24, "%.*gk", digits, x / 1e3);
+    if (x == 0) x = 0; // no "-0"
+    if (size >= 1e3 && size < 1e4 && digits < 4) snprintf(out, 24, "%.0f", x);
+    else if (size >= 1e4 && size < 1e6) snprintf(out, 24, "%.*gk", digits, x / 1e3);
     else if (size >= 1e6 && size < 1e9) snprintf(out, 24, "%.*gM", digits, x / 1e6);
     else snprintf(out, 24, "%.*g", digits, x);
     char *e = strstr(out, "e+0");
@@ -39,6 +41,13 @@ static int ticks(const axis *a, double out[TICKS]) {
         int first = (int)ceil(log10(a->lo) - 1e-9), last = (int)floor(log10(a->hi) + 1e-9), by = 1;
         while ((last - first) / by + 1 > 6) by++;
         for (int k = first; k <= last && n < TICKS; k += by) out[n++] = pow(10, k);
+        return n;
+    }
+    if (a->log && a->hi / a->lo >= 8) {
+        static const double multiple[] = {1, 2, 5};
+        for (int k = (int)floor(log10(a->lo)); k <= (int)floor(log10(a->hi)); k++)
+            for (int i = 0; i < 3; i++)
+                if (multiple[i] * pow(10, k) >= a->lo && multiple[i] * pow(10, k) <= a->hi && n < TICKS) out[n++] = multiple[i] * pow(10, k);
         return n;
     }
     double raw = (a->hi - a->lo) / 5, unit = pow(10, floor(log10(raw))), step = raw / unit;
@@ -263,6 +272,7 @@ static void draw_numbers(FILE *out, const oht_svg_chart *c, const oht_svg_heat *
                 int s = shade_of(c, v);
                 if (isnan(v) || (s > SHADES * 6 / 10) != (dark == 1)) continue;
                 show(v, 3, text);
+                if (strlen(text) > 5) show(v, 2, text);
                 fprintf(out, "<text x=\"%.1f\" y=\"%.1f\">%s</text>", left + (k + 0.5) * w, top + (r + 0.5) * h + 3.5, text);
             }
         fputs("</g>\n", out);
@@ -285,7 +295,7 @@ static void draw_scale(FILE *out, const oht_svg_chart *c, double left, double y)
 void oht_svg_heatmap(FILE *out, const oht_svg_chart *c, const oht_svg_heat *m) {
     bool numbers = m->rows * m->columns <= 600 && m->columns <= 32;
     double w = numbers ? 44 : fmax(4, 640.0 / m->columns), h = m->rows <= 40 ? 18 : fmax(4, 720.0 / m->rows);
-    size_t row = 3, column = 1;
+    size_t row = 5, column = 1; // "layer"
     for (int r = 0; r < m->rows; r++) row = strlen(m->row[r]) > row ? strlen(m->row[r]) : row;
     for (int k = 0; k < m->columns; k++) column = strlen(m->column[k]) > column ? strlen(m->column[k]) : column;
     bool slanted = LETTER * (double)column > w - 4;
@@ -296,6 +306,7 @@ void oht_svg_heatmap(FILE *out, const oht_svg_chart *c, const oht_svg_heat *m) {
     begin(out, fmax(width, fmax(least, named)), height + 48, c->title);
     draw_cells(out, c, m, left, top, w, h);
     if (numbers) draw_numbers(out, c, m, left, top, w, h);
+    text_at(out, left - 5, top - 5, " text-anchor=\"end\"", "layer");
     int every_row = h >= 13 ? 1 : (int)ceil(13 / h), every_column = slanted ? (int)ceil(14 / w) : 1;
     for (int r = 0; r < m->rows; r += every_row) text_at(out, left - 5, top + (r + 0.5) * h + 4, " text-anchor=\"end\"", m->row[r]);
     for (int k = 0; k < m->columns; k += every_column) {

@@ -28,7 +28,7 @@ typedef struct oht_svg_bar {
     double mark;       // a diamond, NAN = none
 } oht_svg_bar;
 
-typedef struct oht_svg_heat {
+typedef struct oht_svg_heat { // rows are layers
     int rows, columns;
     const double *value; // (rows, columns), NAN = empty
     const char *const *row, *const *column;

@@ -50,6 +50,8 @@ def run(name, config, evals, steps=100):
             taps = ["layer.0.out", "layer.1.ffn.out", "final_ln"]
             g.create_dataset("tap", data=taps, dtype=h5py.string_dtype())
             g.create_dataset("inf_norm_max", data=np.array(e.get("inf", [3.5, 40.25, np.nan]), "f4"))
+            for key in ("inf_norm_mean", "kurtosis"):
+                g.create_dataset(key, data=np.array([1, 2, np.nan], "f4"))
             g.create_dataset("max_sample", data=np.array([1, 17, -1], "i8"))
             g.create_dataset("max_token", data=np.array([2, 88, -1], "i4"))
             g.create_dataset("max_channel", data=np.array([3, 201, -1], "i4"))
@@ -114,7 +116,7 @@ r = json.load(open("out"))
 a, b = r["runs"]
 assert r["failed"] == [] and a["method"] == "OutEffHop" and a["headline_inf_norm"] == a["max_layer_inf_norm"] == 13.302
 assert b["headline_inf_norm"] == b["max_ffn_inf_norm"] and abs(b["headline_inf_norm"] - 33.619) < 1e-9
-assert a["change_percent"]["perplexity"] is None and abs(b["change_percent"]["perplexity"] - 100 * (6.118 / 15.916 - 1)) < 1e-9
+assert a["change_percent"]["perplexity"] is None and b["change_percent"]["perplexity"] is None # not of the same model
 assert a["largest"] == {"tap": "layer.1.ffn.out", "value": 40.25, "sample": 17, "token": 88, "channel": 201}
 PY
 
