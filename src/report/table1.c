@@ -176,7 +176,7 @@ static oht_status fill_paired(const oht_report_table *t, oht_grid *g) {
         for (int m = 0; m < g->columns - 3; m++) {
             double d = o->difference[m], h = o->half[m];
             if (isnan(d)) OHT_TRY(oht_grid_add(g, "-"));
-            else if (isnan(h)) OHT_TRY(oht_grid_add(g, "%+.4g", d));
+            else if (isnan(h)) OHT_TRY(oht_grid_add(g, "%+.4g (1 seed)", d));
             else OHT_TRY(oht_grid_add(g, "%+.4g [%+.4g, %+.4g]", d, d - h, d + h));
         }
     }
