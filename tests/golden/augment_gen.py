@@ -121,13 +121,13 @@ def random_augment(im, d):
     return im
 
 
-def train_sample(im, size, seed, epoch, index):
+def train_sample(im, size, seed, epoch, index, augmented=True):
     d = Draws(seed, 6, epoch, index)
     x, y, w, h = crop_box(d, *im.size)
     im = im.crop((x, y, x + w, y + h))
     im = im.resize((size, size), Image.BILINEAR if d.uniform() < .5 else Image.BICUBIC)
     if d.uniform() < .5: im = im.transpose(Image.FLIP_LEFT_RIGHT)
-    return random_augment(im, d)
+    return random_augment(im, d) if augmented else im
 
 
 def evaluation_sample(im, size):
@@ -204,51 +204,54 @@ def make_png(w, h, depth, kind, interlaced, extra):
             chunk(b'IDAT', zlib.compress(raw)) + chunk(b'IEND', b''))
 
 
-pngs = []
-for kind, depths in ((0, (1, 2, 4, 8, 16)), (2, (8, 16)), (3, (1, 2, 4, 8)), (4, (8, 16)), (6, (8, 16))):
-    for depth in depths:
-        for interlaced in (0, 1):
-            for extra in (0, 1):
-                b = make_png(11, 9, depth, kind, interlaced, extra)
-                pngs.append({'hex': b.hex(), 'kind': kind, 'depth': depth, 'interlaced': interlaced, 'extra': extra,
-                             **digest(Image.open(io.BytesIO(b)).convert('RGB'))})
-
 # ---- all -------------------------------------------------------------------------------------------------------------
-resize, ops, samples, mixes = [], [], [], []
-for kind, w, h, tw, th in (('noise', 40, 30, 20, 15), ('noise', 40, 30, 97, 61), ('noise', 64, 64, 64, 31), ('noise', 31, 64, 64, 64),
-                           ('edge', 50, 50, 17, 90), ('ramp', 200, 3, 8, 8), ('noise', 1, 1, 7, 5), ('noise', 5, 300, 1, 1),
-                           ('noise', 300, 7, 2, 2), ('noise', 3, 2, 224, 224), ('flat', 33, 9, 10, 10), ('noise', 250, 333, 224, 224),
-                           ('two', 61, 77, 60, 76), ('noise', 16, 16, 16, 16), ('noise', 1500, 2, 9, 3)):
-    for name, f in FILTERS.items():
-        resize.append({'kind': kind, 'in': [w, h], 'out': [tw, th], 'filter': name, **digest(picture(kind, w, h).resize((tw, th), f))})
-for kind, w, h in (('noise', 23, 17), ('soft', 40, 40), ('flat', 8, 8), ('two', 16, 31), ('ramp', 64, 64), ('edge', 33, 32), ('noise', 1, 1),
-                   ('noise', 2, 3)):
-    for op in OPS:
-        signs = (False, True) if op in ('rotate', 'shear_x', 'shear_y', 'translate_x', 'translate_y') else (False,)
-        for magnitude in (0, 2.6, 9.47):
-            for negative in signs:
-                for name, f in FILTERS.items() if len(signs) > 1 else (('bilinear', None),):
-                    a = argument(op, magnitude, negative)
-                    ops.append({'kind': kind, 'size': [w, h], 'op': op, 'magnitude': magnitude, 'negative': negative, 'argument': a,
-                                'filter': name, **digest(augment(picture(kind, w, h), op, a, f))})
-for name in ('pillow.hopper.png', 'pillow.hopper.jpg', 'pillow.pil_sample_cmyk.jpg', 'pillow.tga_common_200x32_la.png', 'pillow.hopper_gray.jpg',
-             'pillow.tiff_16bit_RGB_target.png'):
-    im = Image.open(os.path.join(here, 'images', name)).convert('RGB')
-    for size in (32, 224):
-        samples.append({'file': name, 'size': size, 'train': False, 'seed': 0, 'epoch': 0, 'index': 0, **digest(evaluation_sample(im, size))})
+def main():
+    resize, ops, samples, mixes, pngs = [], [], [], [], []
+    for kind, w, h, tw, th in (('noise', 40, 30, 20, 15), ('noise', 40, 30, 97, 61), ('noise', 64, 64, 64, 31), ('noise', 31, 64, 64, 64),
+                               ('edge', 50, 50, 17, 90), ('ramp', 200, 3, 8, 8), ('noise', 1, 1, 7, 5), ('noise', 5, 300, 1, 1),
+                               ('noise', 300, 7, 2, 2), ('noise', 3, 2, 224, 224), ('flat', 33, 9, 10, 10), ('noise', 250, 333, 224, 224),
+                               ('two', 61, 77, 60, 76), ('noise', 16, 16, 16, 16), ('noise', 1500, 2, 9, 3)):
+        for name, f in FILTERS.items():
+            resize.append({'kind': kind, 'in': [w, h], 'out': [tw, th], 'filter': name, **digest(picture(kind, w, h).resize((tw, th), f))})
+    for kind, w, h in (('noise', 23, 17), ('soft', 40, 40), ('flat', 8, 8), ('two', 16, 31), ('ramp', 64, 64), ('edge', 33, 32), ('noise', 1, 1),
+                       ('noise', 2, 3)):
+        for op in OPS:
+            signs = (False, True) if op in ('rotate', 'shear_x', 'shear_y', 'translate_x', 'translate_y') else (False,)
+            for magnitude in (0, 2.6, 9.47):
+                for negative in signs:
+                    for name, f in FILTERS.items() if len(signs) > 1 else (('bilinear', None),):
+                        a = argument(op, magnitude, negative)
+                        ops.append({'kind': kind, 'size': [w, h], 'op': op, 'magnitude': magnitude, 'negative': negative, 'argument': a,
+                                    'filter': name, **digest(augment(picture(kind, w, h), op, a, f))})
+    for name in ('pillow.hopper.png', 'pillow.hopper.jpg', 'pillow.pil_sample_cmyk.jpg', 'pillow.tga_common_200x32_la.png', 'pillow.hopper_gray.jpg',
+                 'pillow.tiff_16bit_RGB_target.png'):
+        im = Image.open(os.path.join(here, 'images', name)).convert('RGB')
+        for size in (32, 224):
+            samples.append({'file': name, 'size': size, 'train': False, 'seed': 0, 'epoch': 0, 'index': 0, **digest(evaluation_sample(im, size))})
+        for i in range(40):
+            seed, epoch, index, size = (1000, 7 + (5 << 32))[i % 2], i % 3, i * 37 + i % 5 * 1000000, (32, 224, 97)[i % 3]
+            samples.append({'file': name, 'size': size, 'train': True, 'seed': seed, 'epoch': epoch, 'index': index,
+                            **digest(train_sample(im, size, seed, epoch, index))})
     for i in range(40):
-        seed, epoch, index, size = (1000, 7 + (5 << 32))[i % 2], i % 3, i * 37 + i % 5 * 1000000, (32, 224, 97)[i % 3]
-        samples.append({'file': name, 'size': size, 'train': True, 'seed': seed, 'epoch': epoch, 'index': index,
-                        **digest(train_sample(im, size, seed, epoch, index))})
-for i in range(40):
-    alpha = [(.2, .2), (.8, 1.), (0, .3), (2.5, 0)][i % 4]
-    m = mix(32, 1000 + i % 3, i, i % 7, *alpha)
-    mixes.append({'size': 32, 'seed': 1000 + i % 3, 'step': i, 'group': i % 7, 'alpha': alpha, **m,
-                  'pair': mixed(picture('noise', 32, 32), picture('ramp', 32, 32), m)})
-out = {'made_with': {'Pillow': PIL.__version__, 'numpy': np.__version__}, 'resize': resize, 'ops': ops, 'samples': samples, 'mixes': mixes, 'pngs': pngs}
-with open(sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, 'augment.json'), 'w') as f:
-    f.write('{\n "made_with": %s' % json.dumps(out.pop('made_with')))
-    for k, v in out.items():
-        f.write(',\n "%s": [\n' % k + ',\n'.join('  ' + json.dumps(e) for e in v) + '\n ]')
-    f.write('\n}\n')
-print({k: len(v) for k, v in out.items()})
+        alpha = [(.2, .2), (.8, 1.), (0, .3), (2.5, 0)][i % 4]
+        m = mix(32, 1000 + i % 3, i, i % 7, *alpha)
+        mixes.append({'size': 32, 'seed': 1000 + i % 3, 'step': i, 'group': i % 7, 'alpha': alpha, **m,
+                      'pair': mixed(picture('noise', 32, 32), picture('ramp', 32, 32), m)})
+    for kind, depths in ((0, (1, 2, 4, 8, 16)), (2, (8, 16)), (3, (1, 2, 4, 8)), (4, (8, 16)), (6, (8, 16))):
+        for depth in depths:
+            for interlaced in (0, 1):
+                for extra in (0, 1):
+                    b = make_png(11, 9, depth, kind, interlaced, extra)
+                    pngs.append({'hex': b.hex(), 'kind': kind, 'depth': depth, 'interlaced': interlaced, 'extra': extra,
+                                 **digest(Image.open(io.BytesIO(b)).convert('RGB'))})
+    out = {'made_with': {'Pillow': PIL.__version__, 'numpy': np.__version__}, 'resize': resize, 'ops': ops, 'samples': samples, 'mixes': mixes, 'pngs': pngs}
+    with open(sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, 'augment.json'), 'w') as f:
+        f.write('{\n "made_with": %s' % json.dumps(out.pop('made_with')))
+        for k, v in out.items():
+            f.write(',\n "%s": [\n' % k + ',\n'.join('  ' + json.dumps(e) for e in v) + '\n ]')
+        f.write('\n}\n')
+    print({k: len(v) for k, v in out.items()})
+
+
+if __name__ == '__main__':
+    main()
