@@ -1,5 +1,6 @@
 // Reading of HDF5 files (include/oht/h5.h): rows, strings, attributes, listing. Checks first (h5_check.c).
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/h5_private.h"
@@ -69,10 +70,57 @@ static void free_strings(char **text, int64_t n) {
     oht_free(text);
 }
 
+// Variable-length strings lie in global heap collections, which HDF5 1.10 reads without checking that an object
+// exists: a damaged reference ends the process. So every reference is followed here first (HDF5 file format, III.E):
+// collection = "GCOL", version 1, 3 bytes, size; objects = index, count, 4 bytes, size, data padded to 8; index 0 ends.
+static uint64_t little(const unsigned char *b, int n) {
+    uint64_t x = 0;
+    while (n-- > 0) x = x << 8 | b[n];
+    return x;
+}
+
+static bool heap_holds(FILE *in, uint64_t address, uint64_t index, uint64_t bytes, uint64_t file_bytes) {
+    unsigned char head[16];
+    if (address > file_bytes || file_bytes - address < 16 || fseeko(in, (off_t)address, SEEK_SET) != 0) return false;
+    if (fread(head, 1, 16, in) != 16 || memcmp(head, "GCOL\1", 5) != 0) return false;
+    uint64_t size = little(head + 8, 8), at = 16;
+    if (size > file_bytes - address) return false;
+    bool found = false;
+    while (at + 16 <= size) { // to the end, as HDF5 does
+        if (fseeko(in, (off_t)(address + at), SEEK_SET) != 0 || fread(head, 1, 16, in) != 16) return false;
+        uint64_t object = little(head, 2), length = little(head + 8, 8);
+        if (object == 0) return found && length <= size - at;
+        if (length > size - at - 16) return false;
+        found |= object == index && length >= bytes;
+        at += 16 + (length + 7) / 8 * 8;
+    }
+    return found;
+}
+
+// References of a contiguous dataset: length (4), address of the collection (8), index (4). Others are left to HDF5.
+static bool heap_is_sound(hid_t dataset, int64_t n, const char *path) {
+    haddr_t at = H5Dget_offset(dataset);
+    if (at == HADDR_UNDEF || n == 0) return true;
+    FILE *in = fopen(path, "rbe");
+    if (!in) return true; // a file in memory that was never published
+    bool sound = fseeko(in, 0, SEEK_END) == 0;
+    uint64_t file_bytes = (uint64_t)ftello(in);
+    for (int64_t i = 0; i < n && sound; i++) {
+        unsigned char ref[16];
+        sound = fseeko(in, (off_t)(at + 16 * (haddr_t)i), SEEK_SET) == 0 && fread(ref, 1, 16, in) == 16;
+        uint64_t bytes = little(ref, 4), address = little(ref + 4, 8);
+        if (sound && (bytes > 0 || address != 0)) sound = heap_holds(in, address, little(ref + 12, 4), bytes, file_bytes);
+    }
+    fclose(in);
+    return sound;
+}
+
 // Copies n variable-length strings (NULL is the empty one).
 static oht_status copy_variable(hid_t dataset, hid_t type, hid_t space, char **text, int64_t n,
-                                const char *path, const char *name) {
+                                const char *path, const char *name, bool on_disk) {
     hsize_t total = 0;
+    if (on_disk && !heap_is_sound(dataset, n, path))
+        OHT_FAIL(OHT_DATA, "%s: the strings of %s cannot be read, %s", path, name, damaged);
     if (n > 0 && (H5Dvlen_get_buf_size(dataset, type, space, &total) < 0 || total > OHT_H5_MAX_TEXT))
         OHT_FAIL(OHT_DATA, "%s: the strings of %s cannot be read, %s", path, name, damaged);
     char **raw;
@@ -122,7 +170,7 @@ static oht_status read_strings(oht_h5 *file, const char *name, char ***out, int6
     OHT_TRY(OHT_ALLOC(&text, (size_t)shape.dim[0], "strings"));
     hid_t type = H5Dget_type(slot->id), space = H5Dget_space(slot->id);
     oht_status status = H5Tis_variable_str(type) > 0
-                            ? copy_variable(slot->id, type, space, text, shape.dim[0], file->path, name)
+                            ? copy_variable(slot->id, type, space, text, shape.dim[0], file->path, name, file->mode == OHT_H5_READ)
                             : copy_fixed(slot->id, type, text, shape.dim[0], file->path, name);
     H5Tclose(type);
     H5Sclose(space);
