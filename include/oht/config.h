@@ -11,7 +11,9 @@
 
 enum { OHT_PATH = 1024 };
 
-typedef enum oht_model_type { OHT_MODEL_OPT, OHT_MODEL_BERT } oht_model_type;
+typedef enum oht_model_type { OHT_MODEL_OPT, OHT_MODEL_BERT, OHT_MODEL_STANHOP } oht_model_type;
+// LayerNorms of a block of STanHop-Net, spec stanhop 2.3: the third alone, or all four.
+typedef enum oht_block_norms { OHT_NORMS_OEH, OHT_NORMS_STANHOP } oht_block_norms;
 typedef enum oht_norm_place { OHT_NORM_PRE, OHT_NORM_POST } oht_norm_place;
 
 // Row nonlinearity f of attention P = f(S), spec transformers 1.1.
@@ -75,6 +77,11 @@ typedef struct oht_model_config {
     oht_gate_form gate_form;
     double gate_init;     // pi_0
     bool gate_fine_tuning; // c = 1 / pi_0, small linear weights
+    // STanHop-Net: M series, T input and U output steps, segments of s, w merged, learned patterns
+    int64_t series, input, horizon, segment, merge, patterns;
+    oht_block_norms norms;
+    int64_t alpha_max; // learned alpha lies in (1, alpha_max)
+    bool mix_heads, baseline;
 } oht_model_config;
 
 typedef struct oht_data_config {

@@ -11,6 +11,8 @@ oht_value oht_embedding(oht_graph *g, oht_value tokens, oht_value table, int64_t
 oht_value oht_add_rows(oht_graph *g, oht_value x, oht_value table, int64_t offset, bool broadcast);
 // y = act(x w^T + b); w: (M,K); b: (M) or OHT_NONE.
 oht_value oht_linear_act(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_act act);
+// As oht_linear_act, with x w^T + b before the activation in *pre, for taps.
+oht_value oht_linear_pre(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_act act, oht_value *pre);
 oht_value oht_linear(oht_graph *g, oht_value x, oht_value w, oht_value b);
 // LayerNorm over the last axis, biased variance.
 oht_value oht_layernorm(oht_graph *g, oht_value x, oht_value gamma, oht_value beta, float eps);
@@ -61,6 +63,7 @@ oht_value oht_squared_error(oht_graph *g, oht_value x, oht_value y);
 typedef enum oht_tap_kind {
     OHT_TAP_SEQUENCE,  // one sample: T * C values
     OHT_TAP_TOKEN,     // one token: C values
+    OHT_TAP_GROUP,     // one (sample, axis 1): the rest of a (B,G,L,C)
     OHT_TAP_NULL_MASS, // (B,H,T) row normaliser of softmax_1 -> mean null mass per head
     OHT_TAP_GATE       // gate values pi -> mean per head
 } oht_tap_kind;
@@ -70,7 +73,11 @@ enum {
     OHT_IN_KURTOSIS = 1, // avg_kurtosis, max_kurtosis
     OHT_IN_INF = 2,      // max_inf_norm
     OHT_IN_FFN_INF = 4,  // max_ffn_inf_norm
-    OHT_IN_LAYER_INF = 8 // max_layer_inf_norm
+    OHT_IN_LAYER_INF = 8, // max_layer_inf_norm
+    // Spec stanhop 4: the reference hooks modules, some of which return the same tensor.
+    OHT_IN_CLEAN = 16, // in the set without copies and probabilities
+    OHT_IS_PROBS = 32, // probabilities of an association
+    OHT_SEEN_TWICE = 64, OHT_SEEN_THRICE = 128 // so often in the averages
 };
 
 typedef struct oht_tap_info {

@@ -52,6 +52,10 @@ const char *oht_stats_first_nonfinite(const oht_stats *s);
 // The paper's metrics from reduced statistics.
 typedef struct oht_outlier_metrics {
     double max_inf_norm, max_ffn_inf_norm, max_layer_inf_norm, avg_kurtosis, max_kurtosis;
+    // Models whose reference hooks every module (spec stanhop 4): number of modules in avg_kurtosis; the same without
+    // probabilities of associations; the set without copies and probabilities; the decoder layers.
+    int64_t modules;
+    double activation_kurtosis, clean_kurtosis, clean_max_inf_norm, max_kurtosis_layers;
 } oht_outlier_metrics;
 void oht_stats_metrics(const oht_stats *s, oht_outlier_metrics *out);
 

@@ -234,6 +234,7 @@ static oht_status open_source(oht_loader *l, const char *path) {
     case OHT_TASK_MLM:
         return text_source_open(&l->source, path, &l->cfg);
     case OHT_TASK_IMAGES:
+    case OHT_TASK_SERIES:
         break;
     }
     OHT_FAIL(OHT_INTERNAL, "loader: task %d", (int)l->cfg.task);

@@ -9,7 +9,7 @@
 #include "oht/memory.h"
 
 static const char *const FIELD_NAME[OHT_FIELD_COUNT] = {"tokens",    "mask",   "labels",
-                                                        "positions", "images", "targets"};
+                                                        "positions", "images", "targets", "series"};
 
 oht_status oht_graph_create(oht_graph **out, oht_backend *be, const oht_params *params, oht_mode mode,
                             int64_t rows, int64_t tokens) {

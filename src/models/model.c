@@ -4,7 +4,7 @@
 #include "models/parts.h"
 #include "oht/memory.h"
 
-static const model_kind *const kinds[] = {[OHT_MODEL_OPT] = &model_opt, [OHT_MODEL_BERT] = &model_bert};
+static const model_kind *const kinds[] = {[OHT_MODEL_OPT] = &model_opt, [OHT_MODEL_BERT] = &model_bert, [OHT_MODEL_STANHOP] = &model_stanhop};
 
 const char *oht_model_type_name(oht_model_type type) {
     return kinds[type]->name;
@@ -24,7 +24,7 @@ static oht_status check(const oht_model_config *cfg, int64_t tokens) {
                  (long long)cfg->width);
     if (cfg->layers < 1)
         OHT_FAIL(OHT_CONFIG, "model.layers = %lld, expected at least 1", (long long)cfg->layers);
-    if (tokens < 1 || tokens > cfg->max_tokens)
+    if (cfg->type != OHT_MODEL_STANHOP && (tokens < 1 || tokens > cfg->max_tokens))
         OHT_FAIL(OHT_CONFIG,
                  "rows of %lld tokens, but model.max_tokens = %lld\n"
                  "fix: model.max_tokens=%lld, or a data file with shorter rows",
@@ -71,12 +71,13 @@ void oht_model_destroy(oht_model *m) {
     if (m == NULL) return;
     oht_params_destroy(m->params);
     oht_free(m->layer);
+    oht_free(m->own);
     oht_free(m);
 }
 
 oht_status oht_model_record(const oht_model *m, oht_graph *g, bool padded, bool recompute, oht_value *loss) {
     const int64_t bt[2] = {oht_graph_rows(g), oht_graph_tokens(g)};
-    if (bt[1] > m->cfg.max_tokens)
+    if (m->cfg.type != OHT_MODEL_STANHOP && bt[1] > m->cfg.max_tokens)
         OHT_FAIL(OHT_CONFIG, "rows of %lld tokens, but model.max_tokens = %lld", (long long)bt[1],
                  (long long)m->cfg.max_tokens);
     const oht_value mask = padded ? oht_input(g, OHT_FIELD_MASK, OHT_U8, OHT_ROWS_BATCH, 2, bt) : OHT_NONE;

@@ -36,6 +36,7 @@ struct oht_model {
     norm_params head_ln;
     int head_bias;
     layer_params *layer;
+    void *own; // what one kind alone needs; freed with the model
 };
 
 // ---- registration
@@ -99,4 +100,4 @@ typedef struct model_kind {
     // The forward pass; returns the loss. mask: OHT_NONE without padded rows.
     oht_value (*record)(const oht_model *m, oht_graph *g, oht_value mask, bool recompute);
 } model_kind;
-extern const model_kind model_opt, model_bert;
+extern const model_kind model_opt, model_bert, model_stanhop;

@@ -23,12 +23,18 @@ static void weights(const oht_run *run, const oht_node *node, oht_tensor w[MOST_
                               : oht_get(run, node->in[W + i]);
 }
 
+// Groups of a (B,G,L,C) lie one behind the other: as (B,G*L,C), which is the same for gates of tokens.
+static oht_tensor fold(oht_tensor t) {
+    if (t.rank == 4) t = (oht_tensor){t.data, t.dtype, 3, {t.dim[0], t.dim[1] * t.dim[2], t.dim[3]}};
+    return t;
+}
+
 static void forward(oht_run *run, const oht_node *node) {
     const gate_attr *attr = node->attr;
     oht_tensor w[MOST_WEIGHTS];
     weights(run, node, w, false);
-    run->be->gate_fwd(run->be, oht_get(run, node->out[OUT]), oht_get(run, node->out[PI]),
-                      oht_get(run, node->in[X]), oht_get(run, node->in[CTX]), w, &attr->gate,
+    run->be->gate_fwd(run->be, fold(oht_get(run, node->out[OUT])), oht_get(run, node->out[PI]),
+                      fold(oht_get(run, node->in[X])), fold(oht_get(run, node->in[CTX])), w, &attr->gate,
                       oht_scratch(run, node));
 }
 
@@ -38,9 +44,9 @@ static void backward(oht_run *run, const oht_node *node) {
     weights(run, node, w, false);
     weights(run, node, dw, true);
     bool add[2] = {oht_adds(run, node, X), oht_adds(run, node, CTX)};
-    run->be->gate_bwd(run->be, oht_get_grad(run, node->in[X]), oht_get_grad(run, node->in[CTX]), dw,
-                      oht_get_grad(run, node->out[OUT]), oht_get(run, node->out[PI]),
-                      oht_get(run, node->in[X]), oht_get(run, node->in[CTX]), w, &attr->gate, add,
+    run->be->gate_bwd(run->be, fold(oht_get_grad(run, node->in[X])), fold(oht_get_grad(run, node->in[CTX])), dw,
+                      fold(oht_get_grad(run, node->out[OUT])), oht_get(run, node->out[PI]),
+                      fold(oht_get(run, node->in[X])), fold(oht_get(run, node->in[CTX])), w, &attr->gate, add,
                       oht_adds_all(run, node, W, attr->n_w), oht_scratch(run, node));
 }
 
@@ -86,7 +92,10 @@ static int expected(const oht_gate *gate, int64_t C, int64_t m, oht_tensor w[MOS
 oht_value oht_gate_heads(oht_graph *g, oht_value x, oht_value ctx, const oht_value *w, int n_w, oht_gate gate,
                          oht_value *pi) {
     if (pi) *pi = OHT_NONE;
-    oht_tensor a = oht_shape(g, x), c = oht_shape(g, ctx);
+    const oht_tensor whole = oht_shape(g, ctx), a = fold(oht_shape(g, x)), c = fold(whole);
+    if (whole.rank == 4 && gate.kind == OHT_GATE_CONDITIONAL_PER_HEAD)
+        return oht_graph_fail(g, "gate: one gate a head for a whole sample, but context %s has groups",
+                              oht_shape_text(whole).text);
     if (a.rank != 3 || a.dtype != OHT_F32 || !oht_same_shape(a, c) || gate.heads < 1 ||
         a.dim[2] % gate.heads != 0)
         return oht_graph_fail(g, "gate: x %s and context %s must be (B,T,C) with C a multiple of %d heads",
@@ -112,7 +121,7 @@ oht_value oht_gate_heads(oht_graph *g, oht_value x, oht_value ctx, const oht_val
     if (!node) return OHT_NONE;
     oht_backend *be = oht_graph_backend(g);
     oht_rows rows = oht_value_rows(g, ctx);
-    oht_value out = oht_node_output(g, node, OHT_F32, rows, 3, a.dim), p;
+    oht_value out = oht_node_output(g, node, OHT_F32, rows, whole.rank, whole.dim), p;
     if (unconditional)
         p = oht_node_output(g, node, OHT_F32, OHT_ROWS_FIXED, 1, (int64_t[]){H});
     else if (gate.kind == OHT_GATE_CONDITIONAL_PER_HEAD)

@@ -38,7 +38,8 @@ static double flops(const oht_run *run, const oht_node *node, bool backward_) {
 
 static const oht_op LINEAR = {"linear", forward, backward, flops};
 
-oht_value oht_linear_act(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_act act) {
+oht_value oht_linear_pre(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_act act, oht_value *pre) {
+    if (pre) *pre = OHT_NONE;
     oht_tensor a = oht_shape(g, x), m = oht_shape(g, w), bias = oht_shape(g, b);
     if (a.rank < 2 || a.dtype != OHT_F32 || m.rank != 2 || a.dim[a.rank - 1] != m.dim[1])
         return oht_graph_fail(g, "linear: x %s must be (...,K), w %s (M,K)", oht_shape_text(a).text,
@@ -54,11 +55,16 @@ oht_value oht_linear_act(oht_graph *g, oht_value x, oht_value w, oht_value b, oh
     oht_value y = oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), a.rank, a.dim);
     node->keep_in = 1u << X;
     if (act == OHT_ACT_RELU) node->keep_out = 1u << Y;
-    if (act == OHT_ACT_GELU && oht_graph_mode(g) == OHT_TRAIN) {
-        oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), a.rank, a.dim);
-        node->keep_out = 1u << PRE;
+    if (pre || (act == OHT_ACT_GELU && oht_graph_mode(g) == OHT_TRAIN)) {
+        oht_value z = oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), a.rank, a.dim);
+        if (act == OHT_ACT_GELU) node->keep_out = 1u << PRE;
+        if (pre) *pre = z;
     }
     return y;
+}
+
+oht_value oht_linear_act(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_act act) {
+    return oht_linear_pre(g, x, w, b, act, NULL);
 }
 
 oht_value oht_linear(oht_graph *g, oht_value x, oht_value w, oht_value b) {

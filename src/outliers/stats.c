@@ -168,18 +168,25 @@ static int64_t sample_of(const oht_stats *s, const oht_run *run, int64_t j) {
 }
 
 // Place of element `e` of row `r`: (B,T,C) in both kinds; (B,H,T,T) inside attention: query token, and h T +
-// key.
+// key; group g of (B,G,L,C): l, and g C + c.
 static void place_of(const oht_stats *s, const oht_run *run, oht_tap_kind kind, oht_tensor x, int64_t r,
                      int64_t e, int64_t at[3]) {
     if (kind == OHT_TAP_TOKEN) {
-        int64_t T = x.rank == 3 ? x.dim[1] : 1;
+        int64_t T = 1;
+        for (int i = 1; i + 1 < x.rank; i++) T *= x.dim[i];
         at[0] = sample_of(s, run, r / T);
         at[1] = r % T;
         at[2] = e;
         return;
     }
-    at[0] = sample_of(s, run, r);
     int64_t C = x.dim[x.rank - 1];
+    if (kind == OHT_TAP_GROUP) {
+        at[0] = sample_of(s, run, r / x.dim[1]);
+        at[1] = e / C;
+        at[2] = r % x.dim[1] * C + e % C;
+        return;
+    }
+    at[0] = sample_of(s, run, r);
     at[1] = e / C;
     at[2] = e % C;
     if (x.rank != 4) return;
@@ -190,7 +197,9 @@ static void place_of(const oht_stats *s, const oht_run *run, oht_tap_kind kind, 
 
 static void see_rows(oht_stats *s, const oht_run *run, const oht_tap_info *tap, oht_tensor x,
                      oht_tap_stats *t) {
-    int64_t rows = tap->kind == OHT_TAP_TOKEN ? oht_tensor_rows(x) : x.dim[0];
+    int64_t rows = tap->kind == OHT_TAP_TOKEN   ? oht_tensor_rows(x)
+                   : tap->kind == OHT_TAP_GROUP ? x.dim[0] * x.dim[1]
+                                                : x.dim[0];
     int64_t n = rows > 0 ? oht_tensor_count(x) / rows : 0;
     for (int64_t first = 0; first < rows && n > 0; first += s->row_capacity) {
         int64_t some = rows - first < s->row_capacity ? rows - first : s->row_capacity;
@@ -336,22 +345,42 @@ static void take_max(double *max, double x) {
     if (!(x <= *max)) *max = isnan(*max) ? *max : x; // NaN stays
 }
 
+// Averages of kurtosis; a tap counts as often as the reference sees its tensor.
+typedef struct average {
+    double sum;
+    int n;
+} average;
+
+static void count(average *a, double x, int times) {
+    a->sum += times * x;
+    a->n += times;
+}
+
+static double mean(average a) {
+    return a.n > 0 ? a.sum / a.n : 0.0;
+}
+
 void oht_stats_metrics(const oht_stats *s, oht_outlier_metrics *out) {
     *out = (oht_outlier_metrics){0};
     const oht_tap_stats *t = taps_of(s->block);
-    double sum = 0;
-    int n = 0;
+    average all = {0}, activations = {0}, clean = {0};
     for (int i = 0; i < s->n_moments; i++) {
-        int roles = s->info[i].roles;
+        int roles = s->info[i].roles, times = roles & OHT_SEEN_TWICE ? 2 : roles & OHT_SEEN_THRICE ? 3 : 1;
         double inf = t[i].inf_sum / (double)t[i].rows,
                kurtosis = t[i].kurtosis_sum / (double)t[i].kurtosis_rows;
         if (roles & OHT_IN_INF) take_max(&out->max_inf_norm, inf);
         if (roles & OHT_IN_FFN_INF) take_max(&out->max_ffn_inf_norm, inf);
         if (roles & OHT_IN_LAYER_INF) take_max(&out->max_layer_inf_norm, inf);
+        if (roles & OHT_IN_LAYER_INF) take_max(&out->max_kurtosis_layers, kurtosis);
+        if (roles & OHT_IN_CLEAN) take_max(&out->clean_max_inf_norm, inf);
+        if (roles & OHT_IN_CLEAN) count(&clean, kurtosis, 1);
         if (!(roles & OHT_IN_KURTOSIS)) continue;
         take_max(&out->max_kurtosis, kurtosis);
-        sum += kurtosis;
-        n++;
+        count(&all, kurtosis, times);
+        if (!(roles & OHT_IS_PROBS)) count(&activations, kurtosis, times);
     }
-    if (n > 0) out->avg_kurtosis = sum / n;
+    out->avg_kurtosis = mean(all);
+    out->activation_kurtosis = mean(activations);
+    out->clean_kurtosis = mean(clean);
+    out->modules = all.n;
 }
