@@ -19,11 +19,14 @@ enum { VERSION = 1 }; // of outliers.h5
 const oht_report_model *oht_report_model_of(oht_model_type type) {
     static const oht_report_model opt = {"OPT", "perplexity", "perplexity", false, "max_layer_inf_norm", "out"};
     static const oht_report_model bert = {"BERT", "perplexity", "perplexity", false, "max_ffn_inf_norm", "ffn.out"};
+    static const oht_report_model stanhop = {"STanHop-Net", "loss", "MSE", false, "max_layer_inf_norm", "out"};
     switch (type) {
     case OHT_MODEL_OPT:
         return &opt;
     case OHT_MODEL_BERT:
         return &bert;
+    case OHT_MODEL_STANHOP:
+        return &stanhop;
     }
     return NULL;
 }
