@@ -63,7 +63,7 @@ class Net:
         self.param[name] = x.requires_grad_()
 
     def linear(self, name, o, i):
-        self.add(name + ".weight", (o, i), 0.9)
+        self.add(name + ".weight", (o, i), 0.4)
         self.add(name + ".bias", (o,), 0.4)
 
     def norm(self, name, n):
