@@ -1,5 +1,5 @@
 // What a device must be able to do: one table of functions. kernels/cpu fills it in plain C and is the reference;
-// kernels/cuda fills the same table. Entries trust their arguments (src/ops has checked shapes); pointers are device
+// any other device fills the same table. Entries trust their arguments (src/ops has checked shapes); pointers are device
 // memory; all tensors are contiguous. B batch, T tokens, C width, H heads, D = C/H, F feed-forward, V vocabulary,
 // N = product of leading dimensions. A `d` before a name is a gradient. `add` flags: the gradient is added to what
 // is there, otherwise it overwrites. Kernels process the rows their tensors have (valid rows only) and allocate
@@ -95,7 +95,7 @@ struct oht_backend {
     void (*download)(oht_backend *be, void *dst, const void *src, size_t bytes);
     void (*zero)(oht_backend *be, void *dst, size_t bytes);
     void (*copy)(oht_backend *be, void *dst, const void *src, size_t bytes); // device to device
-    // Waits for everything queued; DEVICE error if anything failed since the last call. CPU: OK.
+    // Waits for everything queued; COMM error if anything failed since the last call. CPU: OK.
     oht_status (*sync)(oht_backend *be);
 
     // c = alpha op(a) op(b) + beta c, row-major, op(a): (m,k), op(b): (k,n), leading dimensions in elements.

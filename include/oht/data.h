@@ -121,8 +121,7 @@ OHT_CHECKED oht_status oht_loader_next(oht_loader *loader, const oht_step_batch 
 double oht_loader_wait_s(const oht_loader *loader); // seconds the trainer waited for data so far
 void oht_loader_destroy(oht_loader *loader);
 
-// ---- prepare
-// -------------------------------------------------------------------------------------------------------
+// ---- prepare ----
 typedef struct oht_prepare_text {
     const char *const *train; // input files in order
     int n_train;

@@ -3,8 +3,8 @@
 // reverse.
 //
 //   graph: values (inputs, parameters, activations) and nodes (operations), recorded forward only
-//   plan:  schedule (forward, recomputation, backward), lifetimes, offsets, which gradient writes and which
-//   adds run:   arena + parameters + the numbers of the current micro-batch
+//   plan:  schedule (forward, recomputation, backward), lifetimes, offsets, which gradient writes and which adds
+//   run:   arena + parameters + the numbers of the current micro-batch
 //
 // Shapes are static, row counts are not: axis 0 of a BATCH value is `rows` samples at run time (<= capacity),
 // axis 0 of a PICKED value is the number of masked positions.
@@ -62,8 +62,8 @@ struct oht_node {
 
 typedef enum oht_mode { OHT_TRAIN, OHT_EVAL } oht_mode;
 
-// ---- recording
-// ----------------------------------------------------------------------------------------------------- rows,
+// ---- recording ----
+// rows,
 // tokens: capacity of a micro-batch. Errors while recording stick and come out of oht_plan.
 OHT_CHECKED oht_status oht_graph_create(oht_graph **out, oht_backend *be, const oht_params *params,
                                         oht_mode mode, int64_t rows, int64_t tokens);
@@ -103,8 +103,7 @@ const char *oht_value_name(const oht_graph *g, oht_value v);
 // Records a failure (first one wins); returns OHT_NONE.
 oht_value oht_graph_fail(oht_graph *g, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-// ---- planning
-// ------------------------------------------------------------------------------------------------------
+// ---- planning ----
 // Computes schedule and offsets. `loss` is the value whose node starts backward (OHT_NONE in evaluation).
 // Local.
 OHT_CHECKED oht_status oht_plan(oht_graph *g, oht_value loss);
@@ -113,8 +112,7 @@ size_t oht_plan_bytes(const oht_graph *g); // arena needed
 void oht_plan_describe(const oht_graph *g, void (*line)(void *ctx, const char *what, size_t bytes),
                        void *ctx);
 
-// ---- running
-// -------------------------------------------------------------------------------------------------------
+// ---- running ----
 typedef struct oht_observer oht_observer; // op.h
 
 // Numbers of the current micro-batch; the trainer sets them before oht_run_forward.
@@ -158,8 +156,8 @@ void oht_run_profile_report(const oht_run *run,
                             void (*line)(void *ctx, const char *op, double fwd_s, double bwd_s, double flops),
                             void *ctx);
 
-// ---- for operations
-// ------------------------------------------------------------------------------------------------ View with
+// ---- for operations ----
+// View with
 // this micro-batch's rows; OHT_NO_TENSOR for OHT_NONE. In backward data is NULL for what nobody keeps.
 oht_tensor oht_get(const oht_run *run, oht_value v);
 oht_tensor oht_get_grad(const oht_run *run, oht_value v); // OHT_NO_TENSOR where v needs no gradient

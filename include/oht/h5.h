@@ -23,11 +23,11 @@ typedef struct oht_h5_shape {
     int64_t chunk[OHT_H5_RANK]; // 0 in chunk[0] = contiguous
 } oht_h5_shape;
 
-// ---- files ---------------------------------------------------------------------------------------------------------
+// ---- files ----
 void oht_h5_silence(void); // switches HDF5's own error printing off; call once per thread that uses HDF5
 OHT_CHECKED oht_status oht_h5_open(oht_h5 **out, const char *path);   // read-only
 OHT_CHECKED oht_status oht_h5_create(oht_h5 **out, const char *path); // PATH.tmp, latest format; commit renames
-// In memory (core driver): a new file, or the contents of an existing one; publish writes it whole to path.
+// In memory: a new file, or the contents of an existing one; publish writes it whole to path.
 OHT_CHECKED oht_status oht_h5_create_memory(oht_h5 **out, const char *path);
 OHT_CHECKED oht_status oht_h5_load_memory(oht_h5 **out, const char *path);
 OHT_CHECKED oht_status oht_h5_publish(oht_h5 *file); // memory files: PATH.tmp, fsync, rename, fsync of the folder; stays open
@@ -35,7 +35,7 @@ OHT_CHECKED oht_status oht_h5_commit(oht_h5 *file);  // created files: flush, fs
 void oht_h5_close(oht_h5 *file); // a created file that was not committed leaves nothing behind; NULL is fine
 const char *oht_h5_path(const oht_h5 *file);
 
-// ---- datasets ------------------------------------------------------------------------------------------------------
+// ---- datasets ----
 bool oht_h5_exists(oht_h5 *file, const char *name); // group or dataset
 // Shape after all checks; rank and type must be as expected: type = -1 or rank = -1 accept any.
 OHT_CHECKED oht_status oht_h5_shape_of(oht_h5 *file, const char *name, int rank, int type, oht_h5_shape *out);
@@ -56,7 +56,7 @@ OHT_CHECKED oht_status oht_h5_read_strings(oht_h5 *file, const char *name, char 
 // Calls visit with the full name of every dataset below group (at any depth), in name order.
 OHT_CHECKED oht_status oht_h5_each(oht_h5 *file, const char *group, oht_status (*visit)(void *ctx, const char *name), void *ctx);
 
-// ---- attributes: of a dataset or group, "/" for the file --------------------------------------------------------------
+// ---- attributes: of a dataset or group, "/" for the file ----
 OHT_CHECKED oht_status oht_h5_set_text(oht_h5 *file, const char *object, const char *attribute, const char *text);
 OHT_CHECKED oht_status oht_h5_set_int(oht_h5 *file, const char *object, const char *attribute, int64_t value);
 OHT_CHECKED oht_status oht_h5_set_float(oht_h5 *file, const char *object, const char *attribute, double value);
@@ -69,7 +69,7 @@ OHT_CHECKED oht_status oht_h5_get_float(oht_h5 *file, const char *object, const 
 // Makes `scale` a dimension scale and attaches it to axis of dataset under `label` (h5py: dims[axis].label; xarray: coordinate).
 OHT_CHECKED oht_status oht_h5_attach_scale(oht_h5 *file, const char *dataset, int axis, const char *scale, const char *label);
 
-// ---- plain files ---------------------------------------------------------------------------------------------------
+// ---- plain files ----
 // Writes text to PATH.tmp, fsync, rename, fsync of the folder.
 OHT_CHECKED oht_status oht_file_replace(const char *path, const void *bytes, size_t n);
 OHT_CHECKED oht_status oht_make_folder(const char *path); // mkdir -p

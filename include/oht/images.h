@@ -20,7 +20,7 @@
 #include "oht/dist.h"
 #include "oht/status.h"
 
-// ---- the file -------------------------------------------------------------------------------------------
+// ---- the file ----
 typedef struct oht_images_info {
     int64_t images[2]; // /train, /validation; 0 = not in the file
     int64_t max_bytes[2]; // of one encoded image
@@ -42,7 +42,7 @@ int64_t oht_images_bytes(const oht_images *images, oht_split split, int64_t inde
 // time, each of which has called oht_h5_silence once.
 OHT_CHECKED oht_status oht_images_read(oht_images *images, oht_split split, int64_t index, uint8_t *out);
 
-// ---- one sample -----------------------------------------------------------------------------------------
+// ---- one sample ----
 // Memory one thread works in; it grows to what the largest image needs and then stays.
 typedef struct oht_image_scratch oht_image_scratch;
 OHT_CHECKED oht_status oht_image_scratch_create(oht_image_scratch **out);
@@ -74,7 +74,7 @@ OHT_CHECKED oht_status oht_image_transform(const uint8_t *bytes, size_t n, const
                                            uint64_t seed, int64_t epoch, int64_t index,
                                            oht_image_scratch *scratch, uint8_t *out);
 
-// ---- a batch --------------------------------------------------------------------------------------------
+// ---- a batch ----
 typedef struct oht_mix_recipe {
     double mixup_alpha, cutmix_alpha; // lambda ~ Beta(alpha, alpha); 0 = never; spec: 0.2 both
     double cutmix_probability; // where both are on; spec: 0.5
@@ -100,7 +100,7 @@ void oht_mix_target(const oht_mix *mix, int32_t label, int32_t partner, int64_t 
 // (size,size,3) uint8 -> (3,size,size) float, (v / 255 - 0.5) / 0.5.
 void oht_image_normalise(const uint8_t *pixels, int size, float *out);
 
-// ---- prepare --------------------------------------------------------------------------------------------
+// ---- prepare ----
 typedef struct oht_prepare_images {
     const char *train, *validation; // folders of class folders; one may be NULL
     bool strict; // a file that is no readable image is an error, else it is listed and skipped

@@ -35,7 +35,7 @@ oht_value oht_gather(oht_graph *g, oht_value x, oht_value index);
 oht_value oht_lm_head(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_value labels);
 int64_t oht_lm_head_rows(int64_t N, int64_t V); // rows of such a chunk
 
-// ---- time series (spec stanhop) ------------------------------------------------------------------------------------
+// ---- time series (spec stanhop) ----
 // Association of short rows (backend.h). q: (B,G,L,C); k, v: (B,G,S,C) or (1,S,C); v OHT_NONE: the keys are the values;
 // a: (1), the raw alpha, where hf.learns_alpha. p: dropout on P. *probs: (B,G,H*L,S), for taps.
 oht_value oht_hopfield_association(oht_graph *g, oht_value q, oht_value k, oht_value v, oht_value a, oht_hopfield hf,
@@ -56,7 +56,7 @@ oht_value oht_add_table(oht_graph *g, oht_value x, oht_value table);
 // loss = sum of (x - y)^2; its gradient is scaled by run->loss_scale.
 oht_value oht_squared_error(oht_graph *g, oht_value x, oht_value y);
 
-// ---- taps ----------------------------------------------------------------------------------------------------------
+// ---- taps ----
 // Marks a tensor the paper talks about; returns it unchanged. Costs nothing unless an observer is installed.
 
 // What one row of the row-wise metrics is.

@@ -59,7 +59,7 @@ typedef struct oht_outlier_metrics {
 } oht_outlier_metrics;
 void oht_stats_metrics(const oht_stats *s, oht_outlier_metrics *out);
 
-// ---- RUNDIR/outliers.h5: rank 0 only, in memory, published whole ----------------------------------------------------
+// ---- RUNDIR/outliers.h5: rank 0 only, in memory, published whole ----
 typedef struct oht_report oht_report;
 
 typedef struct oht_eval_result {

@@ -12,7 +12,7 @@
 #include "oht/config.h"
 #include "oht/status.h"
 
-// ---- quantizers (5.1) ------------------------------------------------------------------------------------------------
+// ---- quantizers (5.1) ----
 // x^ = step (q - zero), q = clip(round(x / step) + zero, low, high), round half to even.
 typedef struct oht_quantizer {
     int bits;
@@ -29,7 +29,7 @@ oht_quantizer oht_quantizer_of(bool symmetric, int bits, double lo, double hi);
 int64_t oht_quantizer_code(const oht_quantizer *q, double x);
 oht_fakequant oht_quantizer_fake(const oht_quantizer *q); // for kernels
 
-// ---- range estimators (5.2) --------------------------------------------------------------------------------------------
+// ---- range estimators (5.2) ----
 // A tensor as estimators see it: `rows` rows of n values, ld apart, in device memory.
 typedef struct oht_quant_data {
     oht_backend *be;

@@ -1,6 +1,6 @@
 // Counter-based random numbers (Philox4x32-10, Salmon et al. 2011; Random123 library): every draw is a pure function
 // of (seed, purpose, site, step, sample, index). No state, so dropout, masks and order depend neither on history nor
-// on the number of ranks. Shared by kernels/cpu and kernels/cuda: this layout is a contract.
+// on the number of ranks. Every backend draws alike: this layout is a contract.
 //
 //   key     = low and high word of seed
 //   counter = { index, sample, step, purpose << 24 | site }

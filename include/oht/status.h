@@ -1,7 +1,7 @@
 // Errors: one return type, one record of what went wrong, printed once by main.
 //
 // A function that can fail returns oht_status and gives results through its last arguments. OHT_FAIL creates the
-// error (message, place), OHT_TRY passes it up and adds a frame. Nothing below main.c prints or exits.
+// error (message, place), OHT_TRY passes it up and adds a frame. Nothing below main.c prints an error or exits.
 // A message says what was found, what was expected, where (file, key, line); text after "\nfix: " says what to do.
 #pragma once
 

@@ -15,14 +15,14 @@
 // Learning rate of the update after t completed ones (spec transformers 3; the first update of a warm-up uses 0). Local.
 double oht_learning_rate(const oht_train_config *cfg, int64_t t);
 
-// ---- state: everything a checkpoint holds ---------------------------------------------------------------------------
+// ---- state: everything a checkpoint holds ----
 typedef struct oht_state {
     float *param, *m, *v;   // flat, device memory
     float *grad;            // not saved
     int64_t step;           // completed updates
 } oht_state;
 
-// ---- checkpoints: RUNDIR/checkpoints/step-00001000.h5, rank 0 writes -------------------------------------------------
+// ---- checkpoints: RUNDIR/checkpoints/step-00001000.h5, rank 0 writes ----
 // One dataset per parameter under /param/NAME (attribute hf_name), moments under /adam_m, /adam_v; attributes step, config.
 OHT_CHECKED oht_status oht_checkpoint_write(const char *rundir, const oht_config *cfg, const oht_params *params,
                                             oht_backend *be, const oht_state *state, int64_t keep);
@@ -31,11 +31,11 @@ OHT_CHECKED oht_status oht_checkpoint_write(const char *rundir, const oht_config
 OHT_CHECKED oht_status oht_checkpoint_read(const char *rundir, const oht_params *params, oht_backend *be, oht_state *state,
                                            bool moments, bool *found);
 
-// ---- signals ---------------------------------------------------------------------------------------------------------
+// ---- signals ----
 void oht_signals_install(void);      // SIGUSR1, SIGTERM set a flag
 bool oht_signals_stop_asked(void);
 
-// ---- evaluation ------------------------------------------------------------------------------------------------------
+// ---- evaluation ----
 typedef struct oht_session oht_session; // session.h
 
 // Loss (exact mean over labels), perplexity and outlier metrics over the validation split, at most max_batches global
@@ -43,6 +43,6 @@ typedef struct oht_session oht_session; // session.h
 // was asked to stop. Collective; the same result on all ranks, and to rounding whatever their number.
 OHT_CHECKED oht_status oht_evaluate(oht_session *s, int64_t max_batches, oht_eval_result *out);
 
-// ---- training --------------------------------------------------------------------------------------------------------
+// ---- training ----
 // Trains as configured into rundir, resuming what is there. Returns OHT_STOPPED after SIGUSR1/SIGTERM and a checkpoint. Collective.
 OHT_CHECKED oht_status oht_train(oht_comm *comm, const oht_config *cfg, const char *rundir);

@@ -1,6 +1,6 @@
 // AdamW over flat memory in one pass (Loshchilov & Hutter 2019), and the sum of squares for clipping.
-//   p *= 1 - lr wd;  m += (1-b1)(g - m);  v += (1-b2)(g^2 - v);  p -= lr mh / (sqrt(vh) + eps),  mh =
-//   m/(1-b1^t), vh = v/(1-b2^t)
+//   p *= 1 - lr wd;  m += (1-b1)(g - m);  v += (1-b2)(g^2 - v);  p -= lr mh / (sqrt(vh) + eps)
+//   mh = m/(1-b1^t), vh = v/(1-b2^t)
 #include <math.h>
 
 #include "cpu/cpu.h"

@@ -1,11 +1,12 @@
 // Row functions of attention and their derivatives (association.h).
 //
 //   softmax     p = exp(s - L), L = m + log sum exp(s - m), m = max s           ds = p (g - sum g p)
-//   softmax_1   the same with L = m + log(exp(-m) + sum exp(s - m)), m = max(0, max s): nothing overflows,
-//   sum p < 1 clipped     y = clip((zeta - gamma) p + gamma, 0, 1) of either              as above with g
-//   (zeta - gamma) [0 <= . <= 1] sparsemax   p = max(s - tau, 0), sum p = 1 ds = g - mean of g over the
-//   support entmax15    p = max(s/2 - tau, 0)^2, sum p = 1, r = sqrt p                  ds = r (g - sum r g /
-//   sum r)
+//   softmax_1   the same with L = m + log(exp(-m) + sum exp(s - m)), m = max(0, max s):
+//               nothing overflows, sum p < 1
+//   clipped     y = clip((zeta - gamma) p + gamma, 0, 1) of either
+//               as above with g (zeta - gamma) where 0 <= . <= 1
+//   sparsemax   p = max(s - tau, 0), sum p = 1          ds = g - mean of g over the support
+//   entmax15    p = max(s/2 - tau, 0)^2, sum p = 1      ds = r (g - sum r g / sum r), r = sqrt p
 //
 // tau without sorting: F(tau) = sum of p - 1 is convex and decreasing, so Newton's method from the left of
 // the root (tau = max - 1, where F >= 0) rises to it without overshooting; sparsemax arrives in finitely many

@@ -87,8 +87,7 @@ static void fill_zero(float *x, int64_t n) {
     if (n > 0) memset(x, 0, (size_t)n * sizeof(float));
 }
 
-// ---- forward
-// -------------------------------------------------------------------------------------------------------
+// ---- forward ----
 size_t attention_fwd_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_assoc *as) {
     (void)B, (void)C, (void)as;
     return (size_t)be->threads * thread_scratch(T, 1);
@@ -149,8 +148,7 @@ void attention_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor row, oht_tens
     }
 }
 
-// ---- backward
-// ------------------------------------------------------------------------------------------------------
+// ---- backward ----
 // Ranges of queries per (sample, head); more than one only where heads alone cannot fill the threads.
 static int64_t ranges(oht_backend *be, int64_t B, int64_t H, int64_t T) {
     if (B * H >= be->threads || B * H == 0) return 1;

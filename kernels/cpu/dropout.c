@@ -25,7 +25,10 @@ const uint16_t *dropout_bits(const oht_draw *draw, uint32_t sample, int64_t e0, 
 #pragma omp simd
     for (int64_t i = 0; i < blocks; i++) {
         uint32_t x0 = first + (uint32_t)i, x1 = sample, x2 = step, x3 = site, k0 = key0, k1 = key1;
-        ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND out[4 * i + 0] = x0;
+        // clang-format off
+        ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND ROUND
+        // clang-format on
+        out[4 * i + 0] = x0;
         out[4 * i + 1] = x1;
         out[4 * i + 2] = x2;
         out[4 * i + 3] = x3;

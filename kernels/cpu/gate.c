@@ -1,11 +1,10 @@
-// Gates on the heads (spec transformers 1.5): out[n,h,:] = c pi[n,h] ctx[n,h,:], pi = sigmoid(a), n =
-// (sample, token), and
-//   linear a = w_h x_h + b_h;  mlp, mlp2: a = w2_h relu(W1_h x_h + b1_h) + b2_h, x_h the head's features of
-//   x; all_features: a = W x + b;  unconditional: a = a_h.
-// conditional_per_head takes the mean of a over the tokens of a sample (except all_features, which stays per
-// token).
-//   backward, u = dout:  dctx = c pi u,  da = c <u, ctx> pi (1 - pi)  (per head: mean over tokens),  then
-//   each form's chain.
+// Gates on the heads (spec transformers 1.5): out[n,h,:] = c pi[n,h] ctx[n,h,:], pi = sigmoid(a), n = (sample, token):
+//   linear         a = w_h x_h + b_h, x_h the head's features of x
+//   mlp, mlp2      a = w2_h relu(W1_h x_h + b1_h) + b2_h
+//   all_features   a = W x + b
+//   unconditional  a = a_h
+// conditional_per_head takes the mean of a over the tokens of a sample (except all_features, which stays per token).
+// Backward, u = dout:  dctx = c pi u,  da = c <u, ctx> pi (1 - pi)  (per head: mean over tokens),  then each form's chain.
 // Gradients of parameters: one thread owns a head, and sums over n in order.
 #include <string.h>
 

@@ -66,7 +66,7 @@ static workspace workspace_of(void *scratch, int thread, const group_shape *s) {
     return w;
 }
 
-// ---- products ------------------------------------------------------------------------------------------------------
+// ---- products ----
 
 // R rows times W columns in registers: c[r][w] (+)= scale * sum_x a[r * ra + x * xa] b[x * ldb + w].
 static inline __attribute__((always_inline)) void tile(const int R, const int W, int64_t K, float scale, const float *a,
@@ -124,7 +124,7 @@ static void transpose(float *t, const float *x, const group_shape *s) {
     }
 }
 
-// ---- row functions -------------------------------------------------------------------------------------------------
+// ---- row functions ----
 
 static double alpha_of(oht_tensor a, const oht_hopfield *hf) {
     return hf->learns_alpha ? 1.0 + (double)hf->alpha_range / (1.0 + exp(-(double)oht_f32(a)[0])) : 0.0;
@@ -204,7 +204,7 @@ static int64_t head_ld(const oht_hopfield *hf, const group_shape *s) {
     return hf->mix ? s->D : s->C;
 }
 
-// ---- forward -------------------------------------------------------------------------------------------------------
+// ---- forward ----
 
 void hopfield_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor probs, oht_tensor q, oht_tensor k, oht_tensor v,
                       oht_tensor a, const oht_hopfield *hf, void *scratch) {
@@ -235,7 +235,7 @@ void hopfield_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor probs, oht_ten
     }
 }
 
-// ---- backward ------------------------------------------------------------------------------------------------------
+// ---- backward ----
 
 // Sums of the threads' gradients of shared patterns, in thread order.
 static void add_shared(float *to, void *scratch, int used, const group_shape *s, bool value, bool add) {

@@ -47,12 +47,12 @@ struct oht_h5 {
 void oht_h5_lock(void);
 void oht_h5_unlock(void);
 
-// ---- h5_driver.c
+// ---- h5_driver.c ----
 hid_t oht_h5_driver_register(void);
 // fapl: file access list that sends a file to the sink.
 herr_t oht_h5_driver_use(hid_t fapl, hid_t driver, oht_h5_sink *sink);
 
-// ---- h5_check.c
+// ---- h5_check.c ----
 // Opens an object; every link on the way must be a hard one. DATA error if it is missing.
 OHT_CHECKED oht_status oht_h5_object(oht_h5 *file, const char *name, hid_t *out);
 // All checks of a dataset (class, rank, dimensions, layout, filters, storage).
@@ -71,11 +71,11 @@ bool oht_h5_holds(oht_h5_type to, oht_h5_type from);
 OHT_CHECKED oht_status oht_h5_select(oht_h5 *file, const char *name, const oht_h5_slot *slot, int64_t first,
                                      int64_t rows, hid_t *file_space, hid_t *memory_space);
 
-// ---- h5_write.c
+// ---- h5_write.c ----
 // Error of a write that HDF5 refused: IO with the errno text where the disk is to blame.
 oht_status oht_h5_write_failed(oht_h5 *file, const char *name, const char *doing);
 
-// ---- h5_read.c
+// ---- h5_read.c ----
 // Calls visit with the full name of every dataset below group. Unlike oht_h5_each, under the lock.
 OHT_CHECKED oht_status oht_h5_walk(oht_h5 *file, const char *group, int depth,
                                    oht_status (*visit)(void *ctx, const char *name), void *ctx);

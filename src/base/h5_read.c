@@ -63,7 +63,7 @@ oht_status oht_h5_read(oht_h5 *file, const char *name, int64_t first, int64_t ro
     return status;
 }
 
-// ---- strings ------------------------------------------------------------------------------------
+// ---- strings ----
 
 static void free_strings(char **text, int64_t n) {
     for (int64_t i = 0; text && i < n; i++) oht_free(text[i]);
@@ -192,7 +192,7 @@ oht_status oht_h5_read_strings(oht_h5 *file, const char *name, char ***text, int
     return status;
 }
 
-// ---- listing ------------------------------------------------------------------------------------
+// ---- listing ----
 
 typedef struct listing {
     char **name;
@@ -270,7 +270,7 @@ oht_status oht_h5_each(oht_h5 *file, const char *group, oht_status (*visit)(void
     return status;
 }
 
-// ---- attributes ---------------------------------------------------------------------------------
+// ---- attributes ----
 
 bool oht_h5_has(oht_h5 *file, const char *object, const char *attribute) {
     oht_h5_lock();

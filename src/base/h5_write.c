@@ -210,7 +210,7 @@ oht_status oht_h5_write_strings(oht_h5 *file, const char *name, const char *cons
     return status;
 }
 
-// ---- attributes ---------------------------------------------------------------------------------
+// ---- attributes ----
 
 static oht_status set_attribute(oht_h5 *file, const char *object, const char *attribute, hid_t file_type,
                                 hid_t memory_type, const void *value) {

@@ -37,7 +37,7 @@ typedef struct result {
     int n_ops;
 } result;
 
-// ---- steps --------------------------------------------------------------------------------------
+// ---- steps ----
 static int compare(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -121,7 +121,7 @@ static oht_status measure_steps(oht_session *s, result *r) {
     return OHT_OK;
 }
 
-// ---- the yardstick ------------------------------------------------------------------------------
+// ---- the yardstick ----
 typedef struct yardstick {
     oht_session *s;
     double flops, seconds; // of one step's matrix products on this rank
@@ -169,7 +169,7 @@ static oht_status measure_gemm(oht_session *s, result *r) {
     return oht_sum_f64(s->comm, &r->gemm_flops_per_s, 1);
 }
 
-// ---- result -------------------------------------------------------------------------------------
+// ---- result ----
 static void print_result(const oht_session *s, const result *r) {
     double tokens = (double)(s->cfg->train.global_batch * s->tokens),
            flops_per_s = r->flops_per_step / r->step_s;
@@ -242,7 +242,7 @@ static oht_status show(const oht_session *s, const result *r, const char *json) 
     return json ? write_json(s, r, json) : OHT_OK;
 }
 
-// ---- command ------------------------------------------------------------------------------------
+// ---- command ----
 static oht_status bench(oht_session *s, int64_t steps, const char *json) {
     result r = {.steps = steps};
     OHT_TRY(oht_session_allocate(s));

@@ -25,7 +25,7 @@ static oht_status read_configuration(const oht_options *opt, oht_config *cfg) {
     return OHT_OK;
 }
 
-// ---- result -------------------------------------------------------------------------------------
+// ---- result ----
 typedef struct metric {
     const char *name;
     double value;

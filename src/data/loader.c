@@ -47,8 +47,7 @@ struct oht_loader {
     double wait_s;
 };
 
-// ---- filling: the threads
-// ------------------------------------------------------------------------------------
+// ---- filling: the threads ----
 
 static int64_t share(int64_t rows, int64_t of) { // ceil(rows / of)
     return (rows + of - 1) / of;
@@ -161,8 +160,7 @@ static void *work(void *arg) {
     return NULL;
 }
 
-// ---- the trainer's side
-// --------------------------------------------------------------------------------------
+// ---- the trainer's side ----
 
 static oht_status check_numbers(const oht_loader_config *cfg) {
     if (cfg->global_batch < 1 || cfg->micro_batch < 1 || cfg->size < 1 || cfg->rank < 0 ||

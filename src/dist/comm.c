@@ -36,8 +36,7 @@ static oht_status mpi_failed(int code, const char *call, const char *file, int l
         if (mpi_code_ != MPI_SUCCESS) return mpi_failed(mpi_code_, #call, __FILE__, __LINE__);               \
     } while (0)
 
-// ---- start and end
-// -------------------------------------------------------------------------------------------------
+// ---- start and end ----
 
 static oht_status set_up(oht_comm *comm, int provided) {
     if (provided < MPI_THREAD_SERIALIZED)
@@ -112,8 +111,7 @@ const char *oht_comm_node(const oht_comm *comm) {
     return comm->node;
 }
 
-// ---- agreement
-// -----------------------------------------------------------------------------------------------------
+// ---- agreement ----
 
 // A request to stop is weaker than an error, which may hide on another rank.
 static int severity(oht_status status) {
@@ -157,8 +155,7 @@ const char *oht_agree_node(const oht_comm *comm) {
     return comm->agree_rank < 0 ? comm->node : comm->agree_node;
 }
 
-// ---- collectives
-// ---------------------------------------------------------------------------------------------------
+// ---- collectives ----
 
 static oht_status reduce(oht_comm *comm, void *x, size_t n, size_t size, MPI_Datatype type, MPI_Op op,
                          size_t piece_bytes) {
@@ -233,8 +230,7 @@ oht_status oht_receive(oht_comm *comm, void *bytes, size_t n, int from) {
     return OHT_OK;
 }
 
-// ---- who runs where
-// ------------------------------------------------------------------------------------------------
+// ---- who runs where ----
 
 typedef struct place {
     cpu_set_t cores; // that this rank may use

@@ -72,7 +72,7 @@ int oht_graph_taps(const oht_graph *g, const oht_tap_info **out) {
     return g->n_taps;
 }
 
-// ---- errors ----------------------------------------------------------------------------------------------
+// ---- errors ----
 
 // Keeps the thread's error record as the graph's, unless one is there.
 static void stick(oht_graph *g, oht_status status) {
@@ -116,7 +116,7 @@ void oht_block_end(oht_graph *g) {
     g->block_open = false;
 }
 
-// ---- values ----------------------------------------------------------------------------------------------
+// ---- values ----
 
 static bool good(const oht_graph *g, oht_value v) {
     return v.id >= 0 && v.id < g->n_values;
@@ -210,7 +210,7 @@ oht_value oht_parameter_group(oht_graph *g, int first, int n) {
     return (oht_value){g->n_values - 1};
 }
 
-// ---- nodes -----------------------------------------------------------------------------------------------
+// ---- nodes ----
 
 oht_node *oht_node_new(oht_graph *g, const oht_op *op, const oht_value *in, int n_in, const void *attr,
                        size_t attr_bytes) {

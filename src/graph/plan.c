@@ -46,7 +46,7 @@ static void extend(oht_graph *g, int buffer, int step) {
     if (buffer >= 0) g->buffer[buffer].last = step;
 }
 
-// ---- which backward runs, which gradient is added --------------------------------------------------------
+// ---- which backward runs, which gradient is added ----
 
 static void differentiate(planner *p, oht_value loss) {
     oht_graph *g = p->g;
@@ -65,7 +65,7 @@ static void differentiate(planner *p, oht_value loss) {
     }
 }
 
-// ---- recomputation ---------------------------------------------------------------------------------------
+// ---- recomputation ----
 
 // A value made in a block is dropped unless something outside the block reads it.
 static void find_dropped(oht_graph *g, oht_value loss) {
@@ -103,7 +103,7 @@ static void find_recomputed(planner *p) {
     }
 }
 
-// ---- schedule --------------------------------------------------------------------------------------------
+// ---- schedule ----
 
 static void schedule(planner *p) {
     oht_graph *g = p->g;
@@ -123,7 +123,7 @@ static void schedule(planner *p) {
     }
 }
 
-// ---- lifetimes -------------------------------------------------------------------------------------------
+// ---- lifetimes ----
 
 // A step reads or writes a value; pass 0 is the forward pass, pass 1 all that follows.
 static void touch(planner *p, oht_value ref, int pass, int step) {
@@ -174,7 +174,7 @@ static void find_lifetimes(planner *p) {
     }
 }
 
-// ---- the flat gradient -----------------------------------------------------------------------------------
+// ---- the flat gradient ----
 
 static int by_flat_start(const void *a, const void *b) {
     const graph_value *x = *(const graph_value *const *)a, *y = *(const graph_value *const *)b;
@@ -222,7 +222,7 @@ static oht_status find_ops(oht_graph *g) {
     return OHT_OK;
 }
 
-// ---- all of it -------------------------------------------------------------------------------------------
+// ---- all of it ----
 
 static oht_status check(const oht_graph *g, oht_value loss) {
     if (g->planned) OHT_FAIL(OHT_INTERNAL, "the graph is planned already");

@@ -65,7 +65,7 @@ void oht_run_destroy(oht_run *run) {
     oht_free(run);
 }
 
-// ---- for operations --------------------------------------------------------------------------------------
+// ---- for operations ----
 
 static oht_tensor view(const oht_run *run, const graph_value *v, void *data) {
     oht_tensor t = v->shape;
@@ -113,7 +113,7 @@ oht_draw oht_draw_of(const oht_run *run, const oht_node *node, float p) {
                       .p = p};
 }
 
-// ---- poison ----------------------------------------------------------------------------------------------
+// ---- poison ----
 
 void oht_run_poison(oht_run *run, bool on) {
     state_of(run)->poison = on;
@@ -150,7 +150,7 @@ static void poison_gradient(oht_run *run) {
     }
 }
 
-// ---- execution -------------------------------------------------------------------------------------------
+// ---- execution ----
 
 static bool is_empty(const oht_run *run, oht_value ref) {
     return ref.id >= 0 && oht_tensor_count(view(run, value_of(run, ref), NULL)) == 0;
@@ -245,7 +245,7 @@ void oht_run_backward(oht_run *run) {
     run_steps(run, g->n_forward, g->n_steps);
 }
 
-// ---- counting --------------------------------------------------------------------------------------------
+// ---- counting ----
 
 double oht_run_flops(const oht_run *run, bool backward) {
     const oht_graph *g = run->graph;

@@ -1,8 +1,8 @@
 // BERT (Devlin et al. 2019), masked language model only, post-norm, spec transformers 2.1:
 //   x = Drop(LN(W_tok[t] + W_type[0] + W_pos[position]))
-//   x1 = LN1(x + Drop(W_o Attn(x) + b_o)),  x = LN2(x1 + Drop(W_2 GELU(W_1 x1 + b_1) + b_2))              L
-//   times h = LN(GELU(W_t x + b_t)) at the masked positions,  logits = h W_tok^T + b_V,  loss = - sum log
-//   softmax(logits)[t]
+//   x1 = LN1(x + Drop(W_o Attn(x) + b_o)),  x = LN2(x1 + Drop(W_2 GELU(W_1 x1 + b_1) + b_2))   L times
+//   h = LN(GELU(W_t x + b_t)) at the masked positions,  logits = h W_tok^T + b_V
+//   loss = - sum log softmax(logits)[t]
 // The masked positions are gathered before the head, so the other 85 % of its rows are never computed.
 //
 // Taps (spec 4): the kurtosis counts 2L tensors, feed-forward output and block output of each layer; the

@@ -1,8 +1,8 @@
 // OPT (Zhang et al. 2022) as the outlier papers train it, spec transformers 2.2. Pre-norm, for tokens
 // t_1..t_T:
 //   x = W_tok[t] (project_in) + W_pos[position + 2]
-//   x = x + Drop(W_o Attn(LN1 x) + b_o),  x = x + Drop(W_2 ReLU(W_1 LN2 x + b_1) + b_2)        L times,
-//   causal logits = (project_out) LN_f(x) W_tok^T,  loss = - sum log softmax(logits)[t_next]
+//   x = x + Drop(W_o Attn(LN1 x) + b_o),  x = x + Drop(W_2 ReLU(W_1 LN2 x + b_1) + b_2)   L times, causal
+//   logits = (project_out) LN_f(x) W_tok^T,  loss = - sum log softmax(logits)[t_next]
 // Post-norm (model.norm=post, the public opt-350m): LN1 and LN2 follow their residual sums and there is no
 // LN_f. project_in/out (no biases) exist where model.embed_width differs from model.width.
 //

@@ -39,8 +39,8 @@ struct oht_model {
     void *own; // what one kind alone needs; freed with the model
 };
 
-// ---- registration
-// ---------------------------------------------------------------------------------------------------- Adds
+// ---- registration ----
+// Adds
 // parameters called prefix + name, in order; the first failure sticks in status.
 typedef struct registrar {
     oht_params *params;
@@ -69,8 +69,7 @@ norm_params reg_norm(registrar *r, const char *name, const char *hf_name, int64_
 int reg_table(registrar *r, const char *name, const char *hf_name, int64_t rows, int64_t width, double std,
               int64_t zero_row, oht_param_role role);
 
-// ---- attention (attention.c)
-// -----------------------------------------------------------------------------------------
+// ---- attention (attention.c) ----
 typedef struct attention_style {
     const char *hf_q, *hf_k, *hf_v, *hf_gate, *hf_out; // below the layer's prefix
     fill out_weight, out_bias;
@@ -85,13 +84,11 @@ void attention_register(registrar *r, const oht_model *m, const attention_style 
 oht_value attention_record(oht_graph *g, const oht_model *m, int layer, oht_value x, oht_value mask,
                            bool causal, int roles);
 
-// ---- recording
-// -------------------------------------------------------------------------------------------------------
+// ---- recording ----
 oht_value rec_linear(oht_graph *g, oht_value x, linear_params p, oht_act act);
 oht_value rec_norm(oht_graph *g, const oht_model *m, oht_value x, norm_params p);
 
-// ---- the two models
-// --------------------------------------------------------------------------------------------------
+// ---- the two models ----
 typedef struct model_kind {
     const char *name;
     oht_task task;

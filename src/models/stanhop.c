@@ -84,7 +84,7 @@ static oht_status check(const oht_model_config *c) {
     return OHT_OK;
 }
 
-// ---- parameters: names and order of the reference in hf_name ------------------------------------------------------------
+// ---- parameters: names and order of the reference in hf_name ----
 
 static void prefix(registrar *r, const char *ours, const char *theirs, int i, const char *our_part, const char *their_part) {
     snprintf(r->prefix, sizeof r->prefix, "%s.%d.%s", ours, i, our_part);
@@ -181,7 +181,7 @@ static void declare(oht_model *m, registrar *r) {
     }
 }
 
-// ---- taps ---------------------------------------------------------------------------------------------------------------
+// ---- taps ----
 
 enum {
     SEEN = OHT_IN_KURTOSIS | OHT_IN_INF,
@@ -218,7 +218,7 @@ static void tap_hopfield(oht_graph *g, const char *name, oht_value out, const ho
     }
 }
 
-// ---- forward ------------------------------------------------------------------------------------------------------------
+// ---- forward ----
 
 static oht_value record_norm(const oht_model *m, oht_graph *g, oht_value x, norm_params p, const char *name, int layer) {
     if (p.gain < 0) return x;

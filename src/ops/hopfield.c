@@ -83,7 +83,7 @@ oht_value oht_hopfield_association(oht_graph *g, oht_value q, oht_value k, oht_v
     return out;
 }
 
-// ---- the head permutation alone ------------------------------------------------------------------------------------
+// ---- the head permutation alone ----
 
 typedef struct mix_attr {
     int heads;

@@ -3,7 +3,7 @@
 #include "oht/op.h"
 #include "ops/common.h"
 
-// ---- series to segments: no gradient, the series are data ------------------------------------------------------------
+// ---- series to segments: no gradient, the series are data ----
 static void segment_forward(oht_run *run, const oht_node *node) {
     run->be->segment(run->be, oht_get(run, node->out[0]), oht_get(run, node->in[0]));
 }
@@ -19,7 +19,7 @@ oht_value oht_cut_segments(oht_graph *g, oht_value x, int64_t length) {
     return node ? oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), 4, dim) : OHT_NONE;
 }
 
-// ---- and back, cropped -------------------------------------------------------------------------------------------------
+// ---- and back, cropped ----
 static void unsegment_forward(oht_run *run, const oht_node *node) {
     run->be->unsegment_fwd(run->be, oht_get(run, node->out[0]), oht_get(run, node->in[0]), oht_get(run, node->in[1]));
 }
@@ -43,7 +43,7 @@ oht_value oht_unsegment(oht_graph *g, oht_value x, int64_t steps, oht_value base
     return node ? oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), 3, dim) : OHT_NONE;
 }
 
-// ---- neighbours merged ---------------------------------------------------------------------------------------------------
+// ---- neighbours merged ----
 static void merge_forward(oht_run *run, const oht_node *node) {
     run->be->merge_fwd(run->be, oht_get(run, node->out[0]), oht_get(run, node->in[0]));
 }
@@ -66,7 +66,7 @@ oht_value oht_merge_segments(oht_graph *g, oht_value x, int64_t w) {
     return node ? oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), 4, dim) : OHT_NONE;
 }
 
-// ---- axes 1 and 2 swapped --------------------------------------------------------------------------------------------------
+// ---- axes 1 and 2 swapped ----
 static void swap_forward(oht_run *run, const oht_node *node) {
     run->be->swap_axes(run->be, oht_get(run, node->out[0]), oht_get(run, node->in[0]), false);
 }
@@ -84,7 +84,7 @@ oht_value oht_swap_axes(oht_graph *g, oht_value x) {
     return node ? oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), 4, dim) : OHT_NONE;
 }
 
-// ---- a table for every sample, added or alone --------------------------------------------------------------------------------
+// ---- a table for every sample, added or alone ----
 // One sample as one row: the kernels of position tables then do it.
 static oht_tensor as_rows(oht_tensor t, bool table) {
     int64_t count = oht_tensor_count(t), B = table ? 1 : t.dim[0];

@@ -1,7 +1,6 @@
 // Kurtosis of a row, and samples put together (include/oht/outliers.h).
 //
-//   kappa = (m4 / n) / (s^4 + 1e-6),  s^2 = m2 / (n - 1)              spec transformers 4; a constant row
-//   gives 0
+//   kappa = (m4 / n) / (s^4 + 1e-6),  s^2 = m2 / (n - 1)     spec transformers 4; a constant row gives 0
 //
 // Merging follows Pebay (SAND2008-6212, eq. 2.1 and 3.1): with d = mean_b - mean_a, n = n_a + n_b,
 //   m2 = m2_a + m2_b + d^2 n_a n_b / n

@@ -6,8 +6,7 @@
 //   /activations   step (S), tap (K); (S,K) per-tap statistics, their names in `per_tap` below
 //   /attention     step (S), layer (L), head (H); (S,L,H) null_mass (softmax_1), gate_mean (gated attention)
 //   /train         step (S); loss, lr, grad_norm (S)
-//   /eval/N        one evaluation: metrics as attributes, tap (K) and (K) statistics, layer, head, null_mass,
-//   gate_mean
+//   /eval/N        one evaluation: metrics as attributes, tap (K) and (K) statistics, layer, head, null_mass, gate_mean
 //
 // Floats are float32: infinity norms are exact in it, and a long report stays small.
 #include <math.h>
@@ -36,7 +35,7 @@ struct oht_report {
     int32_t *i32;
 };
 
-// ---- what is kept of a tap ----------------------------------------------------------------------
+// ---- what is kept of a tap ----
 
 static double inf_norm_max(const oht_tap_stats *t) {
     return t->rows ? t->pooled.abs_max : NAN;
@@ -97,7 +96,7 @@ static const void *column(oht_report *r, int c, const oht_tap_stats *t) {
                                            : r->i32;
 }
 
-// ---- creation -----------------------------------------------------------------------------------
+// ---- creation ----
 
 // A dataset of `rank` axes, the labels of which are scales in the same group; `grows`: axis 0 is the step.
 static oht_status make(oht_report *r, const char *group, const char *name, oht_h5_type type, int rank,
@@ -187,7 +186,7 @@ static oht_status describe(oht_report *r, const oht_config *cfg) {
     return oht_h5_set_text(r->file, "/", "created_by", "ohtrain " OHT_VERSION);
 }
 
-// ---- resume -------------------------------------------------------------------------------------
+// ---- resume ----
 
 // Number of rows of a group up to step `cut`; the others are dropped from every growing dataset.
 typedef struct cutter {
@@ -326,7 +325,7 @@ void oht_report_close(oht_report *r) {
     oht_free(r);
 }
 
-// ---- rows ---------------------------------------------------------------------------------------
+// ---- rows ----
 
 // One (L,H) matrix as row `at` of a growing dataset, or, with at = -1, as a whole dataset.
 static oht_status write_heads(oht_report *r, const char *group, const char *name, const double *x,

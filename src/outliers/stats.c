@@ -54,7 +54,7 @@ static double *sums_of(const oht_stats *s, unsigned char *block) { // (head taps
     return (double *)(void *)(heads_of(s, block) + s->n_heads);
 }
 
-// ---- creation -----------------------------------------------------------------------------------
+// ---- creation ----
 
 static void classify(oht_stats *s, const oht_tap_info *tap) {
     for (int i = 0; i < s->n_all; i++) {
@@ -138,7 +138,7 @@ void oht_stats_reset(oht_stats *s) {
     }
 }
 
-// ---- observing ----------------------------------------------------------------------------------
+// ---- observing ----
 
 // Order of maxima: NaN above inf above numbers; equal ones by place.
 static bool larger(double a, const int64_t at_a[3], double b, const int64_t at_b[3]) {
@@ -259,7 +259,7 @@ void oht_stats_count_kurtosis(oht_stats *s, bool on) {
     s->count_kurtosis = on;
 }
 
-// ---- reduction ----------------------------------------------------------------------------------
+// ---- reduction ----
 
 static void merge_block(oht_stats *s, unsigned char *into, unsigned char *from) {
     oht_tap_stats *a = taps_of(into);
@@ -307,7 +307,7 @@ oht_status oht_stats_reduce(oht_stats *s, oht_comm *comm) {
     return OHT_OK;
 }
 
-// ---- results ------------------------------------------------------------------------------------
+// ---- results ----
 
 int oht_stats_taps(const oht_stats *s, const oht_tap_info **info, const oht_tap_stats **stats) {
     if (info) *info = s->info;

@@ -61,7 +61,7 @@ double oht_estimator_loss(const oht_estimator *e) {
     return e->loss;
 }
 
-// ---- percentiles -----------------------------------------------------------------------------------------------------
+// ---- percentiles ----
 
 // Puts the k-th smallest of x[0..n) at its place, smaller ones before it (Hoare's selection, median of three).
 static void select_kth(float *x, int64_t n, int64_t k) {
@@ -128,7 +128,7 @@ static oht_status update_running(oht_estimator *e, const oht_quant_data *d, cons
     return OHT_OK;
 }
 
-// ---- grid --------------------------------------------------------------------------------------------------------------
+// ---- grid ----
 
 static oht_status start_grid(oht_estimator *e, const double minmax[2]) {
     const oht_estimator_config *cfg = &e->cfg;
@@ -171,7 +171,7 @@ static oht_status update_grid(oht_estimator *e, const oht_quant_data *d, const d
     return OHT_OK;
 }
 
-// ---- all kinds -----------------------------------------------------------------------------------------------------------
+// ---- all kinds ----
 
 oht_status oht_estimator_update(oht_estimator *e, const oht_quant_data *d, const char *what) {
     float limit[2];

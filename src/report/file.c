@@ -47,7 +47,7 @@ static void last_group(oht_h5 *file, const char *prefix, bool (*wanted)(oht_h5 *
         if (!wanted || wanted(file, next)) memcpy(out, next, sizeof(next));
 }
 
-// ---- the last evaluation ---------------------------------------------------------------------------------------------
+// ---- the last evaluation ----
 
 static oht_status read_metrics(oht_h5 *file, const char *group, oht_report_run *r) {
     const struct {
@@ -136,7 +136,7 @@ static oht_status read_heads(oht_h5 *file, const char *group, const char *name, 
     return oht_h5_read(file, path, 0, shape.dim[0], OHT_H5_F64, *out);
 }
 
-// ---- W8A8 --------------------------------------------------------------------------------------------------------------
+// ---- W8A8 ----
 
 static bool bits_of(oht_h5 *file, const char *group, char weights[16], char activations[16]) {
     return oht_h5_has(file, group, "quant.weights") && oht_h5_has(file, group, "quant.activations") &&
@@ -175,7 +175,7 @@ oht_status oht_report_read_evaluation(oht_h5 *file, oht_report_run *r) {
     return read_w8a8(file, r);
 }
 
-// ---- curves ------------------------------------------------------------------------------------------------------------
+// ---- curves ----
 
 // Rows of a growing group, and which of them are drawn: every stride-th and the last.
 static oht_status read_steps(oht_h5 *file, const char *path, int64_t **step, int64_t *rows) {
@@ -266,7 +266,7 @@ done:
     return status;
 }
 
-// ---- quantization --------------------------------------------------------------------------------------------------------
+// ---- quantization ----
 
 static oht_status read_sites(oht_h5 *file, const char *group, oht_report_site **out, int *count) {
     char path[NAME + 16], **name;

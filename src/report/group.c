@@ -51,7 +51,7 @@ static int summarize(const double *x, int n, double *mean, double *sd) {
     return count;
 }
 
-// ---- groups --------------------------------------------------------------------------------------------------------
+// ---- groups ----
 
 // Keys that say where and how a run computes or reports, not what.
 static bool incidental(const char *name) {
@@ -161,7 +161,7 @@ static void label_groups(oht_report_table *t) {
     }
 }
 
-// ---- pairs ---------------------------------------------------------------------------------------------------------
+// ---- pairs ----
 
 static bool is_pair(const oht_report_group *a, const oht_report_group *b) {
     static const char *const except[] = {"train.seed", "model.attention", "model.alpha", NULL};

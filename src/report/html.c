@@ -47,7 +47,7 @@ static void failures(const oht_report_table *t, FILE *out) {
     fputs("</ul>\n", out);
 }
 
-// ---- runs ----------------------------------------------------------------------------------------------------------------
+// ---- runs ----
 
 static oht_status fill_runs(const oht_report_table *t, oht_grid *g) {
     for (int i = 0; i < t->n_runs; i++) {
@@ -77,7 +77,7 @@ static oht_status runs(const oht_report_table *t, FILE *out) {
     return status;
 }
 
-// ---- provenance --------------------------------------------------------------------------------------------------------------
+// ---- provenance ----
 
 static int larger(const void *a, const void *b) {
     double x = (*(const oht_report_tap *const *)a)->inf_max, y = (*(const oht_report_tap *const *)b)->inf_max;
@@ -140,7 +140,7 @@ done:
     return status;
 }
 
-// ---- the whole ---------------------------------------------------------------------------------------------------------------
+// ---- the whole ----
 
 static void legend(const oht_report_table *t, const oht_report_model *model, FILE *out) {
     fputs("<div class=\"key\">\n", out);

@@ -9,7 +9,7 @@
 #include "report/page.h"
 #include "report/svg.h"
 
-// ---- looks --------------------------------------------------------------------------------------------------------------
+// ---- looks ----
 
 const char *oht_page_colour(const oht_report_table *t, const oht_report_run *r) {
     static const struct {
@@ -57,7 +57,7 @@ static const oht_report_run *first_run(const oht_report_table *t, const oht_repo
     return &t->run[i];
 }
 
-// ---- curves -------------------------------------------------------------------------------------------------------------
+// ---- curves ----
 
 // The paper's columns.
 static int family(const oht_report_run *r) {
@@ -149,7 +149,7 @@ static oht_status curves(const oht_report_table *t, const oht_report_model *mode
     return OHT_OK;
 }
 
-// ---- bars ---------------------------------------------------------------------------------------------------------------
+// ---- bars ----
 
 static void draw_metric(const oht_report_table *t, const oht_report_model *model, int metric, oht_svg_bar *bar, FILE *out) {
     static const char *const name[] = {"Average kurtosis", "Maximum infinity norm", "Result in full precision", "Result under W8A8"};
@@ -223,7 +223,7 @@ done:
     return status;
 }
 
-// ---- heat maps -------------------------------------------------------------------------------------------------------------
+// ---- heat maps ----
 
 // Rows and columns of a map: layers, and the parts a layer has, in the order of the first run.
 typedef struct map {
@@ -364,7 +364,7 @@ static oht_status heads(const oht_report_table *t, const oht_report_model *model
     return OHT_OK;
 }
 
-// ---- quantization ------------------------------------------------------------------------------------------------------------
+// ---- quantization ----
 
 static int list_site_parts(const oht_report_site *site, int n, const char **out) {
     int parts = 0;

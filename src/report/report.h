@@ -21,7 +21,7 @@ typedef struct oht_report_model {
 } oht_report_model;
 const oht_report_model *oht_report_model_of(oht_model_type type);
 
-// ---- one run -------------------------------------------------------------------------------------------------------
+// ---- one run ----
 
 typedef struct oht_report_tap { // of the last evaluation
     char name[64];
@@ -84,7 +84,7 @@ typedef struct oht_report_failure {
     char text[512];
 } oht_report_failure;
 
-// ---- runs that differ in the seed only --------------------------------------------------------------------------------
+// ---- runs that differ in the seed only ----
 
 typedef struct oht_report_group {
     int *member, n; // indices of finished runs, by seed
@@ -128,7 +128,7 @@ OHT_CHECKED oht_status oht_report_read_drawn(oht_h5 *file, oht_report_run *r);
 // Two-sided quantile of Student's t: |T| <= t with probability `level`, for `freedom` >= 1.
 double oht_report_student_t(int freedom, double level);
 
-// ---- the paper ---------------------------------------------------------------------------------------------------------
+// ---- the paper ----
 
 typedef struct oht_published {
     const char *model, *method;
@@ -146,7 +146,7 @@ const oht_published_task *oht_published_task_of(const char *model);
 extern const char *const oht_report_base[3], *const oht_report_with[3];
 double oht_report_reduction(double base, double with); // percent; NAN where undefined
 
-// ---- output ------------------------------------------------------------------------------------------------------------
+// ---- output ----
 
 OHT_CHECKED oht_status oht_report_text(const oht_report_table *t, FILE *out);
 OHT_CHECKED oht_status oht_report_markdown(const oht_report_table *t, FILE *out);

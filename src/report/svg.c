@@ -9,7 +9,7 @@
 enum { LEFT = 64, RIGHT = 16, TOP = 26, BOTTOM = 44, TICKS = 8, SHADES = 32 };
 static const double LETTER = 6.4; // width of a character of 11 px, on the safe side
 
-// ---- numbers and axes ----------------------------------------------------------------------------------------------------
+// ---- numbers and axes ----
 
 // At most 7 characters: 0.0125, 23.3k, 1.2M, 3e-05.
 static void show(double x, int digits, char out[24]) {
@@ -81,7 +81,7 @@ void oht_svg_settle(oht_svg_chart *c, bool zero) {
     c->hi += air;
 }
 
-// ---- pieces ---------------------------------------------------------------------------------------------------------------
+// ---- pieces ----
 
 static void text_at(FILE *out, double x, double y, const char *attributes, const char *text) {
     fprintf(out, "<text x=\"%.1f\" y=\"%.1f\"%s>", x, y, attributes);
@@ -125,7 +125,7 @@ static void draw_y(FILE *out, const axis *a, const char *label, double left, dou
     fputs("</text>\n", out);
 }
 
-// ---- lines ----------------------------------------------------------------------------------------------------------------
+// ---- lines ----
 
 static void draw_line(FILE *out, const axis *x, const axis *y, const oht_svg_line *l) {
     bool down = false;
@@ -172,7 +172,7 @@ void oht_svg_lines(FILE *out, const oht_svg_chart *c, const oht_svg_line *line, 
     fputs("</svg>\n", out);
 }
 
-// ---- bars -----------------------------------------------------------------------------------------------------------------
+// ---- bars ----
 
 static double clamp(const axis *a, double v) {
     return place(a, fmin(fmax(v, a->lo), a->hi));
@@ -228,7 +228,7 @@ void oht_svg_bars(FILE *out, const oht_svg_chart *c, const oht_svg_bar *bar, int
     fputs("</svg>\n", out);
 }
 
-// ---- heat maps --------------------------------------------------------------------------------------------------------------
+// ---- heat maps ----
 
 // From near white over blue-green to dark blue; light values stay light, so that numbers read.
 static void shade(int i, char out[8]) {

@@ -44,7 +44,7 @@ static oht_status add_plain(oht_grid *g, double value) {
     return isnan(value) ? oht_grid_add(g, "-") : oht_grid_add(g, "%.2f", value);
 }
 
-// ---- values ------------------------------------------------------------------------------------------------------------
+// ---- values ----
 
 static oht_status add_difference(oht_grid *g, const oht_published *p, const oht_report_group *o, int metric) {
     bool points = metric >= OHT_REPORT_TASK && o->first->model->in_points;
@@ -97,7 +97,7 @@ static oht_status values(const oht_report_table *t, oht_report_form form, FILE *
     return status;
 }
 
-// ---- reductions --------------------------------------------------------------------------------------------------------
+// ---- reductions ----
 
 static oht_status add_reduction(oht_grid *g, const char *model, const char *pair, const char *source, const double r[2]) {
     OHT_TRY(oht_grid_add(g, "%s", model));
@@ -165,7 +165,7 @@ static oht_status reductions(const oht_report_table *t, oht_report_form form, FI
     return status;
 }
 
-// ---- paired differences --------------------------------------------------------------------------------------------------
+// ---- paired differences ----
 
 static oht_status fill_paired(const oht_report_table *t, oht_grid *g) {
     for (int k = 0; k < t->n_pairs; k++) {
@@ -193,7 +193,7 @@ static oht_status paired(const oht_report_table *t, oht_report_form form, FILE *
     return status;
 }
 
-// ---- W8A8 --------------------------------------------------------------------------------------------------------------
+// ---- W8A8 ----
 
 static oht_status add_loss(oht_grid *g, const char *model, const char *method, const char *source, const double *mean, bool points) {
     double full = mean[OHT_REPORT_TASK], w8a8 = mean[OHT_REPORT_W8A8];

@@ -26,7 +26,7 @@ static json_t *text(const char *s) { // a path may hold any bytes
     return o ? o : json_null();
 }
 
-// ---- one number ----------------------------------------------------------------------------------------------------------
+// ---- one number ----
 
 typedef struct record {
     const char *kind, *model, *method, *label; // label: of our group, NULL = none
@@ -90,7 +90,7 @@ static void put(const sink *to, const record *r) {
     csv_number(to->csv, r->high, "\r\n");
 }
 
-// ---- all numbers -----------------------------------------------------------------------------------------------------------
+// ---- all numbers ----
 
 static record nothing_of_ours(const char *kind, const char *model, const char *method, int metric) {
     return (record){kind, model, method, NULL, metric, NULL, NULL, (double)NAN, (double)NAN, 0, (double)NAN, (double)NAN};

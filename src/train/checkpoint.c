@@ -1,9 +1,8 @@
 // Checkpoints: RUNDIR/checkpoints/step-00001000.h5, written by rank 0 to a temporary file, fsync, rename
 // (base/file.c).
 //
-//   attributes          format, format_version, created_by, step, config (YAML); the position in the data,
-//   the schedule
-//                       and all random numbers follow from step and configuration (architecture 3.4)
+//   attributes          format, format_version, created_by, step, config (YAML); the position in the data, the
+//                       schedule and all random numbers follow from step and configuration (architecture 3.4)
 //   /param/NAME         float32, the parameter's shape, attribute hf_name; /adam_m/NAME, /adam_v/NAME alike
 //
 // Chunks of about 1 MiB with fletcher32 in the latest format: damage is found when reading (hpc 2.5), and the
@@ -25,7 +24,7 @@
 enum { VERSION = 1, BUFFER = 8 << 20, PATHS = OHT_PATH + 128 };
 static const char *const FORMAT = "ohtrain-checkpoint";
 
-// ---- the folder ---------------------------------------------------------------------------------
+// ---- the folder ----
 
 typedef struct step_list {
     int64_t *step;
@@ -102,7 +101,7 @@ static void point_latest(const char *rundir, int64_t step) {
     }
 }
 
-// ---- pieces -------------------------------------------------------------------------------------
+// ---- pieces ----
 
 typedef struct buffer {
     float *x;
@@ -131,7 +130,7 @@ static bool all_finite(const float *x, size_t n) {
     return bad == 0;
 }
 
-// ---- writing ------------------------------------------------------------------------------------
+// ---- writing ----
 
 static oht_status write_one(oht_h5 *file, const char *group, const oht_param *p, oht_backend *be,
                             const float *flat, const buffer *b) {
@@ -213,7 +212,7 @@ oht_status oht_checkpoint_write(const char *rundir, const oht_config *cfg, const
     return tidy(rundir, state->step, keep > 0 ? keep : 1);
 }
 
-// ---- reading ------------------------------------------------------------------------------------
+// ---- reading ----
 
 // What is wrong with a checkpoint: damage lets the one before be tried, another model does not.
 typedef struct reader {

@@ -38,7 +38,7 @@ static void note(trainer *t, oht_status status) {
     if (t->pending == OHT_OK) t->pending = status;
 }
 
-// ---- evaluation and checkpoint ------------------------------------------------------------------
+// ---- evaluation and checkpoint ----
 static bool evaluation_due(const trainer *t, int64_t step) {
     if (t->s->data.rows[OHT_SPLIT_VALIDATION] == 0 || step == 0) return false;
     return step == t->cfg->train.steps ||
@@ -119,7 +119,7 @@ static oht_status checkpoint(trainer *t) {
     return OHT_OK;
 }
 
-// ---- steps --------------------------------------------------------------------------------------
+// ---- steps ----
 static void eta(char out[32], double seconds) {
     long long s = (long long)seconds;
     if (s >= 86400)
@@ -195,7 +195,7 @@ static oht_status run(trainer *t) {
     return OHT_OK;
 }
 
-// ---- start --------------------------------------------------------------------------------------
+// ---- start ----
 static oht_status prepare_root(trainer *t, bool *evaluated) {
     char path[OHT_PATH + 32];
     OHT_TRY(oht_rundir_metrics(&t->dir, t->s->state.step, evaluated));

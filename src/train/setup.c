@@ -16,8 +16,7 @@ static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-// ---- the data
-// ------------------------------------------------------------------------------------------------------
+// ---- the data ----
 static oht_status check_text(const oht_config *cfg, const oht_data_info *d) {
     if (cfg->data.tokens != 0 && cfg->data.tokens != d->tokens)
         OHT_FAIL(OHT_DATA,
@@ -83,8 +82,7 @@ oht_data_info oht_session_imagined_data(const oht_config *cfg) {
                            .vocab_size = cfg->model.vocab_size};
 }
 
-// ---- model and graphs
-// ------------------------------------------------------------------------------------------------
+// ---- model and graphs ----
 static oht_status make_segments(oht_session *s) {
     const oht_params *params = s->params;
     // Order of offsets: parameters are few, so sort their indices by insertion.
@@ -170,7 +168,7 @@ fail:
     return status;
 }
 
-// ---- memory -------------------------------------------------------------------------------------
+// ---- memory ----
 oht_session_memory oht_session_bytes(const oht_session *s) {
     size_t flat = s->params->flat_count * sizeof(float);
     bool training = s->parts & OHT_FOR_TRAINING;
@@ -242,7 +240,7 @@ void oht_session_destroy(oht_session *s) {
     oht_free(s);
 }
 
-// ---- FLOPs --------------------------------------------------------------------------------------
+// ---- FLOPs ----
 oht_status oht_session_step_flops(const oht_session *s, double *out) {
     *out = 0;
     oht_run *run;
@@ -265,8 +263,8 @@ oht_status oht_session_step_flops(const oht_session *s, double *out) {
     return OHT_OK;
 }
 
-// ---- checkpoint to all ranks
-// ----------------------------------------------------------------------------------------- Root's device
+// ---- checkpoint to all ranks ----
+// Root's device
 // memory to every rank's, through a host buffer of one piece.
 static oht_status spread(oht_session *s, float *device, unsigned char *host, size_t piece) {
     size_t total = s->params->flat_count * sizeof(float);
@@ -302,8 +300,7 @@ oht_status oht_session_restore(oht_session *s, const char *rundir, bool moments,
     return oht_agree(s->comm, status);
 }
 
-// ---- batches
-// ---------------------------------------------------------------------------------------------------------
+// ---- batches ----
 oht_loader_config oht_session_loader(const oht_session *s, oht_split split, int64_t global_batch,
                                      int64_t micro_batch, int64_t first, int64_t count) {
     const oht_config *cfg = s->cfg;

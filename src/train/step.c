@@ -1,11 +1,10 @@
 // One optimizer step (architecture 3.5, 3.6; spec transformers 3):
 //
 //   count    labels of the global batch, stop requests, failures: one small all-reduce, before any work
-//   compute  each micro-batch forward and backward; gradients of the loss sum / count add up in the flat
-//   buffer reduce   the flat gradient summed over ranks in pieces (hpc 1.3); loss and squared norm by a
-//   second small all-reduce check    loss and squared gradients finite, or NUMERIC on every rank before
-//   anything is changed update   AdamW on each stretch of the flat layout, gradients scaled by min(1, clip /
-//   (norm + 1e-6))
+//   compute  each micro-batch forward and backward; gradients of the loss sum / count add up in the flat buffer
+//   reduce   the flat gradient summed over ranks in pieces; loss and squared norm by a second small all-reduce
+//   check    loss and squared gradients finite, or NUMERIC on every rank before anything is changed
+//   update   AdamW on each stretch of the flat layout, gradients scaled by min(1, clip / (norm + 1e-6))
 //
 // Each rank squares its own slice of the reduced gradient, so that all ranks use the same norm by
 // construction.
@@ -21,7 +20,7 @@ double oht_clip_coefficient(double norm, double clip) {
     return clip > 0 ? fmin(1.0, clip / (norm + 1e-6)) : 1.0;
 }
 
-// ---- compute ------------------------------------------------------------------------------------
+// ---- compute ----
 typedef struct totals {
     double labels, micros; // of all ranks: labels, and micro-batches that have any
 } totals;
@@ -73,7 +72,7 @@ static double compute(oht_session *s, const oht_step_batch *batch, totals all, b
     return loss;
 }
 
-// ---- check --------------------------------------------------------------------------------------
+// ---- check ----
 static int tap_index(const oht_session *s, const char *name) {
     const oht_tap_info *tap;
     int n = oht_graph_taps(s->train_graph, &tap);
@@ -129,7 +128,7 @@ static oht_status diagnose(oht_session *s, const oht_step_batch *batch, double l
              (long long)s->state.step + 1, fabs(loss), fabs(norm), where);
 }
 
-// ---- update -------------------------------------------------------------------------------------
+// ---- update ----
 static void update(oht_session *s, double lr, double norm) {
     const oht_train_config *t = &s->cfg->train;
     oht_adamw opt = {.lr = (float)lr,

@@ -48,8 +48,7 @@ static bool exists(const char *name) {
     return access(path_of(name), F_OK) == 0;
 }
 
-// ---- against a plain re-computation
-// --------------------------------------------------------------------------------------
+// ---- against a plain re-computation ----
 typedef struct corpus {
     char row[MOST_ROWS][MOST_TEXT];
     int n;
@@ -251,8 +250,7 @@ static void file_describes_itself(void **state) {
     oht_mpi_verdict(oht_mpi_comm(), &f);
 }
 
-// ---- failures
-// ------------------------------------------------------------------------------------------------------------
+// ---- failures ----
 static void fails(oht_mpi_findings *f, const oht_prepare_text *opt, oht_status expected_status,
                   const char *text) {
     oht_status status = oht_prepare_text_run(oht_mpi_comm(), opt);

@@ -10,7 +10,7 @@ uint32_t toy_random(uint64_t *state) {
     return (uint32_t)(*state >> 33);
 }
 
-// ---- the operation ---------------------------------------------------------------------------------------
+// ---- the operation ----
 
 static float element(oht_tensor t, int64_t e) {
     int64_t i = e % oht_tensor_count(t);
@@ -62,7 +62,7 @@ static double flops(const oht_run *run, const oht_node *node, bool backward_) {
 
 const oht_op TOY_OP = {"toy", forward, backward, flops};
 
-// ---- graphs ----------------------------------------------------------------------------------------------
+// ---- graphs ----
 
 static oht_status alloc_host(oht_backend *be, void **out, size_t bytes, const char *what) {
     (void)be;

@@ -63,7 +63,7 @@ static int end(void **state) {
     return 0;
 }
 
-// ---- a model ------------------------------------------------------------------------------------
+// ---- a model ----
 
 typedef struct shape {
     const char *name;
@@ -164,7 +164,7 @@ static void assert_newest(const oht_params *p, int64_t step) {
 
 #define MODEL(items) model_of(items, sizeof(items) / sizeof((items)[0]))
 
-// ---- tests --------------------------------------------------------------------------------------
+// ---- tests ----
 
 static void nothing_there_is_no_error(void **state) {
     (void)state;
@@ -267,7 +267,7 @@ static void evaluation_needs_no_moments(void **state) {
     oht_params_destroy(p);
 }
 
-// ---- damage -------------------------------------------------------------------------------------
+// ---- damage ----
 
 static void cut(const char *path, double part) {
     struct stat info;
@@ -427,7 +427,7 @@ static void another_model_is_refused(void **state) {
     oht_params_destroy(p);
 }
 
-// ---- the folder ---------------------------------------------------------------------------------
+// ---- the folder ----
 
 static void old_ones_and_leftovers_go(void **state) {
     (void)state;

@@ -16,7 +16,7 @@
 
 enum { FLAT = 128, ROWS = 2, TOKENS = 3, MOST_TAPS = 64 };
 
-// ---- interpreter -----------------------------------------------------------------------------------------
+// ---- interpreter ----
 
 typedef struct interpreter {
     const oht_graph *g;
@@ -100,7 +100,7 @@ static void interpreter_destroy(interpreter *t) {
     free(t->written);
 }
 
-// ---- an observer that compares what it sees with the interpreter -----------------------------------------
+// ---- an observer that compares what it sees with the interpreter ----
 
 typedef struct watcher {
     oht_observer base;
@@ -122,7 +122,7 @@ static void see(oht_observer *self, const oht_run *run, const oht_tap_info *tap,
     }
 }
 
-// ---- runs ------------------------------------------------------------------------------------------------
+// ---- runs ----
 
 static void check_gradient(const interpreter *t, const float *grad, const float *old) {
     bool used[FLAT] = {false};
@@ -212,7 +212,7 @@ static void random_graphs_run_as_interpreted(void **state) {
     assert_true(n > 200);
 }
 
-// ---- a lie about keep must show under poison -------------------------------------------------------------
+// ---- a lie about keep must show under poison ----
 
 typedef struct small {
     oht_backend be;
@@ -287,7 +287,7 @@ static void no_rows_means_zero_gradient(void **state) {
     free(arena);
 }
 
-// ---- profile and FLOPs -----------------------------------------------------------------------------------
+// ---- profile and FLOPs ----
 
 static void keep_line(void *ctx, const char *op, double fwd_s, double bwd_s, double flops) {
     double *sum = ctx;
@@ -337,7 +337,7 @@ static void profile_counts_what_ran(void **state) {
     free(arena);
 }
 
-// ---- recording errors ------------------------------------------------------------------------------------
+// ---- recording errors ----
 
 // Plans, expects failure with these words, and destroys.
 static void fails_with(small *s, oht_value loss, const char *words) {

@@ -61,7 +61,7 @@ static uint32_t rnd(uint32_t i) {
     return oht_random_block(7, OHT_DRAW_INIT, i, 0, 0, 0).v[0];
 }
 
-// ---- roundtrips ---------------------------------------------------------------------------------
+// ---- roundtrips ----
 
 static void every_type_comes_back(void **state) {
     (void)state;
@@ -297,7 +297,7 @@ static void same_input_gives_same_bytes(void **state) {
     free(b);
 }
 
-// ---- hostile files ------------------------------------------------------------------------------
+// ---- hostile files ----
 
 static hid_t space_of(int rank, hsize_t a, hsize_t b, hsize_t c) {
     hsize_t dim[3] = {a, b, c};
@@ -561,7 +561,7 @@ static void flipped_bits_are_never_read_as_other_numbers(void **state) {
     free(bytes);
 }
 
-// ---- threads: the loader reads while the main thread writes -------------------------------------
+// ---- threads: the loader reads while the main thread writes ----
 
 static void *read_rows_often(void *result) {
     bool *good = result;
@@ -595,7 +595,7 @@ static void one_thread_reads_while_another_writes(void **state) {
     oht_h5_close(f);
 }
 
-// ---- a disk that does not take it ---------------------------------------------------------------
+// ---- a disk that does not take it ----
 
 static int files_in(const char *path) {
     int n = 0;
@@ -733,7 +733,7 @@ static void folders_and_plain_files(void **state) {
     assert_int_equal(files_in(in_folder("a/b/c")), 1);
 }
 
-// ---- kill -9 ------------------------------------------------------------------------------------
+// ---- kill -9 ----
 
 // Publishes and commits in a loop; every file holds one number n in two places.
 static void publish_for_ever(const char *path, bool in_memory) {

@@ -189,7 +189,7 @@ static void operations_equal_pillow(void **state) {
     json_decref(root);
 }
 
-// ---- whole samples --------------------------------------------------------------------------------------
+// ---- whole samples ----
 
 static uint8_t *read_picture(const char *name, size_t *n) {
     char path[1024];
@@ -364,7 +364,7 @@ static void draws_are_independent(void **state) {
     oht_image_scratch_destroy(scratch);
 }
 
-// ---- mixing ---------------------------------------------------------------------------------------------
+// ---- mixing ----
 
 static void mixing_equals_numpy(void **state) {
     (void)state;

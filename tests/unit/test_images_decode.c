@@ -146,7 +146,7 @@ static void every_kind_of_png(void **state) {
     json_decref(root);
 }
 
-// ---- hostile bytes --------------------------------------------------------------------------------------
+// ---- hostile bytes ----
 
 static const char *const sound[] = {"pillow.hopper.jpg",          "pillow.hopper.png",
                                     "made.progressive.jpg",       "made.arithmetic.jpg",

@@ -90,8 +90,7 @@ static void written_and_read(void **state) {
     oht_images_close(images);
 }
 
-// ---- samples from the file
-// -----------------------------------------------------------------------------------------
+// ---- samples from the file ----
 
 typedef struct worker {
     oht_images *images;
@@ -144,8 +143,7 @@ static void threads_see_the_same_samples(void **state) {
     free(expected);
 }
 
-// ---- files that lie
-// ------------------------------------------------------------------------------------------------
+// ---- files that lie ----
 
 typedef enum lie {
     TRUTH,

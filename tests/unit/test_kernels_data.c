@@ -62,8 +62,7 @@ static void nothing_allocates(void **state) {
     kt_reset();
 }
 
-// ---- vector math
-// ---------------------------------------------------------------------------------------------------
+// ---- vector math ----
 static void exp_within_two_ulp(void **state) {
     (void)state;
     double worst = 0.0;
@@ -99,8 +98,7 @@ static void gelu_exact(void **state) {
     assert_true(vgelu_gradf(50.0f) == 1.0f && vgelu_gradf(-50.0f) == 0.0f);
 }
 
-// ---- gemm
-// ----------------------------------------------------------------------------------------------------------
+// ---- gemm ----
 static void gemm(void **state) {
     (void)state;
     static const int64_t shape[][3] = {{1, 1, 1},     {3, 5, 7},   {65, 130, 33},
@@ -134,8 +132,7 @@ static void gemm(void **state) {
         }
 }
 
-// ---- tables
-// --------------------------------------------------------------------------------------------------------
+// ---- tables ----
 static void embedding(void **state) {
     (void)state;
     for (int add = 0; add < 2; add++)
@@ -227,8 +224,7 @@ static void sums(void **state) {
     kt_reset();
 }
 
-// ---- dropout
-// -------------------------------------------------------------------------------------------------------
+// ---- dropout ----
 static void dropout_follows_the_layout(void **state) {
     (void)state;
     static const int64_t shape[][3] = {{3, 7, 5}, {1, 1, 1}, {2, 65, 129}, {4, 2, 4096}};
@@ -300,8 +296,7 @@ static void dropout_statistics(void **state) {
     kt_reset();
 }
 
-// ---- adamw, sumsq
-// --------------------------------------------------------------------------------------------------
+// ---- adamw, sumsq ----
 static void adamw(void **state) {
     (void)state;
     oht_backend *be = kt_backend();
@@ -349,8 +344,7 @@ static void sums_of_squares(void **state) {
     kt_reset();
 }
 
-// ---- moments
-// -------------------------------------------------------------------------------------------------------
+// ---- moments ----
 static void moments_match_long_double(void **state) {
     (void)state;
     static const int64_t shape[][2] = {{1, 1}, {1, 2}, {7, 65}, {3, 40001}, {1, 100000}, {33, 768}};
@@ -435,8 +429,7 @@ static void head_means(void **state) {
     kt_reset();
 }
 
-// ---- same bits every time, and the same for any thread count where no sum is shared
-// ---------------------------------
+// ---- same bits every time, and the same for any thread count where no sum is shared ----
 static void repeats(void **state) {
     (void)state;
     oht_backend *be = kt_backend();

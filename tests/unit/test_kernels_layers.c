@@ -30,8 +30,7 @@ static oht_tensor contribution(oht_tensor g, bool add) {
     return g;
 }
 
-// ---- linear
-// --------------------------------------------------------------------------------------------------------
+// ---- linear ----
 typedef struct linear {
     int64_t N, K, M;
     double *x, *w, *b, *dy;
@@ -92,8 +91,7 @@ static void linear_layers(void **state) {
         }
 }
 
-// ---- layernorm
-// -----------------------------------------------------------------------------------------------------
+// ---- layernorm ----
 typedef struct norm {
     int64_t N, C;
     double *x, *gamma, *beta, *dy, eps;
@@ -160,8 +158,7 @@ static void layernorms(void **state) {
             }
 }
 
-// ---- gates
-// ---------------------------------------------------------------------------------------------------------
+// ---- gates ----
 typedef struct gated {
     int64_t B, T, H, D, m;
     double *x, *ctx, *w[4], *dout;
@@ -286,8 +283,7 @@ static void gates(void **state) {
                   shape[s][3], s & 1);
 }
 
-// ---- cross entropy
-// -------------------------------------------------------------------------------------------------
+// ---- cross entropy ----
 typedef struct head {
     int64_t n, V;
     double *x;
@@ -338,8 +334,7 @@ static void cross_entropy(void **state) {
         }
 }
 
-// ---- every test once more with three threads
-// ------------------------------------------------------------------------
+// ---- every test once more with three threads ----
 static int three_threads(void **state) {
     (void)state;
     omp_set_num_threads(3);

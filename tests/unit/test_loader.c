@@ -363,8 +363,7 @@ static void main_thread_uses_hdf5_too(void **state) {
     oht_loader_destroy(loader);
 }
 
-// ---- hostile files
-// -------------------------------------------------------------------------------------------------
+// ---- hostile files ----
 
 static void expect_failure(const char *path, const oht_loader_config *cfg, oht_status code, const char *part,
                            const char *part2) {

@@ -61,8 +61,7 @@ static oht_config job(const char *file) {
     return cfg;
 }
 
-// ---- the table
-// -------------------------------------------------------------------------------------------------------
+// ---- the table ----
 static void test_counts(void **state) { // spec transformers 2, to the unit
     (void)state;
     const struct {
@@ -380,8 +379,7 @@ static void test_refused(void **state) {
     assert_string_equal(oht_model_type_name(OHT_MODEL_BERT), "bert");
 }
 
-// ---- taps
-// ------------------------------------------------------------------------------------------------------------
+// ---- taps ----
 typedef struct tap_row {
     const char *name; // "*": layer number
     oht_tap_kind kind;
@@ -469,8 +467,7 @@ static void test_taps(void **state) { // spec transformers 4
     TAPS(&cfg, bert, NULL, 0, 2 * 3);
 }
 
-// ---- running
-// ---------------------------------------------------------------------------------------------------------
+// ---- running ----
 enum { ROWS = 3, T = 11, PICKED = 7 };
 
 typedef struct result {

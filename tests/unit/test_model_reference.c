@@ -81,8 +81,7 @@ static oht_model_config config(const json_t *c) {
     return cfg;
 }
 
-// ---- one model on one batch
-// ------------------------------------------------------------------------------------------
+// ---- one model on one batch ----
 typedef struct seen {
     oht_observer observer;
     int n;

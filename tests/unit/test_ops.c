@@ -31,7 +31,7 @@ static int destroy_backend(void **state) {
     return 0;
 }
 
-// ---- two operations of the test --------------------------------------------------------------------------
+// ---- two operations of the test ----
 
 static size_t bytes_of(oht_tensor t) {
     return (size_t)oht_tensor_count(t) * sizeof(float);
@@ -82,7 +82,7 @@ static oht_value weigh(oht_graph *g, const oht_value *v, int n) {
     return node ? oht_node_output(g, node, OHT_F32, OHT_ROWS_FIXED, 1, &one) : OHT_NONE;
 }
 
-// ---- a graph with all that it takes to run ---------------------------------------------------------------
+// ---- a graph with all that it takes to run ----
 
 typedef struct net {
     oht_params *params;
@@ -143,7 +143,7 @@ static void stop(net *n) {
     free(n->grad);
 }
 
-// ---- gradients of each operation -------------------------------------------------------------------------
+// ---- gradients of each operation ----
 
 typedef struct recipe {
     const char *name;
@@ -464,7 +464,7 @@ static void gradients_match_central_differences(void **state) {
     }
 }
 
-// ---- the head in chunks, against double precision --------------------------------------------------------
+// ---- the head in chunks, against double precision ----
 
 static void head_in_chunks_equals_double(void **state) {
     (void)state;
@@ -537,7 +537,7 @@ static void head_in_chunks_equals_double(void **state) {
     }
 }
 
-// ---- a small transformer ---------------------------------------------------------------------------------
+// ---- a small transformer ----
 
 enum { F = 12, TABLE = 0, POSITION, BLOCKS, PER_BLOCK = 13, L = 3 };
 
@@ -726,7 +726,7 @@ static void steps_allocate_nothing(void **state) {
     stop(&n);
 }
 
-// ---- evaluation and taps ---------------------------------------------------------------------------------
+// ---- evaluation and taps ----
 
 typedef struct looker {
     oht_observer base;
@@ -801,7 +801,7 @@ static void taps_are_silent_in_recomputation(void **state) {
     stop(&n);
 }
 
-// ---- sites, FLOPs, shapes --------------------------------------------------------------------------------
+// ---- sites, FLOPs, shapes ----
 
 static uint32_t last_site(float p_before) {
     oht_params params = {0};

@@ -59,7 +59,7 @@ static double rnd(uint32_t i) { // uniform in (-1, 1)
     return 2.0 * (double)oht_uniform(oht_random_block(3, OHT_DRAW_TEST, i, 0, 0, 0).v[0]) - 1.0;
 }
 
-// ---- moments ------------------------------------------------------------------------------------
+// ---- moments ----
 
 // By definition, in double: the reference of everything here.
 static oht_moments direct(const double *x, int64_t n) {
@@ -163,7 +163,7 @@ static void merging_nan_keeps_it(void **state) {
     assert_true(isnan(a.abs_max) && a.n == 5);
 }
 
-// ---- the observer -------------------------------------------------------------------------------
+// ---- the observer ----
 
 // A graph that has only taps; the tests call the observer as the graph would.
 typedef struct tap_spec {
@@ -398,7 +398,7 @@ static void heads_are_averaged_over_samples(void **state) {
     oht_graph_destroy(g);
 }
 
-// ---- the report ---------------------------------------------------------------------------------
+// ---- the report ----
 
 enum { ROWS = 2, TOKENS = 4, WIDTH = 6, HEADS = 2 };
 static const tap_spec report_taps[] = {{"layer.0.out", OHT_TAP_SEQUENCE, OHT_IN_INF | OHT_IN_KURTOSIS, 0},

@@ -16,7 +16,7 @@
 
 enum { GRANULE = 64 };
 
-// ---- placement alone -------------------------------------------------------------------------------------
+// ---- placement alone ----
 
 static size_t peak(const graph_buffer *b, int n, int steps) {
     size_t most = 0;
@@ -68,7 +68,7 @@ static void equal_stacked_lifetimes_waste_nothing(void **state) {
     assert_int_equal(bytes, 40 * 4096);
 }
 
-// ---- shadow execution ------------------------------------------------------------------------------------
+// ---- shadow execution ----
 
 // Whose bytes these are: a value in one of its lives, its gradient, or scratch.
 typedef enum tag_kind { TAG_VALUE, TAG_GRADIENT, TAG_SCRATCH } tag_kind;
@@ -253,7 +253,7 @@ static void random_graphs_are_planned_safely(void **state) {
     assert_true(shared > 50);
 }
 
-// ---- what the plan is for --------------------------------------------------------------------------------
+// ---- what the plan is for ----
 
 // L blocks of three nodes of `length` floats, each keeping its input and output, as a transformer does.
 static oht_graph *deep(oht_backend *be, const oht_params *params, oht_mode mode, int L, bool blocks) {

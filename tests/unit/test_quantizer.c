@@ -33,7 +33,7 @@ static oht_quant_data data_of(oht_tensor t) {
     return (oht_quant_data){kt_backend(), oht_f32(t), 1, oht_tensor_count(t), oht_tensor_count(t)};
 }
 
-// ---- quantizers ------------------------------------------------------------------------------------------------------
+// ---- quantizers ----
 
 static void test_quantizers(void **state) {
     (void)state;
@@ -110,7 +110,7 @@ static void test_all_widths(void **state) {
         }
 }
 
-// ---- kernels -----------------------------------------------------------------------------------------------------------
+// ---- kernels ----
 
 // Strided rows: the columns between them stay as they are; results equal the scalar definition whatever the threads.
 static void test_strides(void **state) {
@@ -179,7 +179,7 @@ static void test_not_finite(void **state) {
     kt_reset();
 }
 
-// ---- estimators --------------------------------------------------------------------------------------------------------
+// ---- estimators ----
 
 static oht_estimator *make(oht_estimator_config cfg) {
     oht_estimator *e;

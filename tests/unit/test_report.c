@@ -52,7 +52,7 @@ static void published(void **state) {
     assert_true(isnan(oht_report_reduction(0, 1)) && isnan(oht_report_reduction((double)NAN, 1)));
 }
 
-// ---- groups ----------------------------------------------------------------------------------------------------------------
+// ---- groups ----
 
 static void make_run(oht_report_run *r, const char *path, const char *attention, int64_t seed, double value) {
     memset(r, 0, sizeof(*r));
@@ -107,7 +107,7 @@ static void groups(void **state) {
     oht_report_free(&t);
 }
 
-// ---- text and pictures -----------------------------------------------------------------------------------------------------------
+// ---- text and pictures ----
 
 static char *written(void (*what)(FILE *out, const void *arg), const void *arg) {
     char *text = NULL;

@@ -43,7 +43,7 @@ static void near(const char *what, size_t at, double got, double want, double to
         fail_msg("%s of case %zu: %.9g, expected %.9g", what, at, got, want);
 }
 
-// ---- configurations of the vectors -----------------------------------------------------------------------------------
+// ---- configurations of the vectors ----
 
 static const char *attention_of(const char *mode) {
     static const char *const NAME[][2] = {{"softmax", "vanilla"},   {"softmax1", "softmax1"},         {"sparsemax", "sparsemax"},
@@ -108,7 +108,7 @@ static float *filled(const oht_params *t) {
     return flat;
 }
 
-// ---- a network that runs ------------------------------------------------------------------------------------------------
+// ---- a network that runs ----
 
 typedef struct net {
     oht_model *model;
@@ -170,7 +170,7 @@ static double norm_of(const float *x, int64_t n) {
     return sqrt(sum);
 }
 
-// ---- tests --------------------------------------------------------------------------------------------------------------
+// ---- tests ----
 
 static void gradients(const json_t *c, const net *n, size_t at, double all) {
     const json_t *want = json_object_get(c, "grads");
@@ -397,7 +397,7 @@ static void gates_learn(void **state) {
     stop(&plain);
 }
 
-// ---- layers alone ---------------------------------------------------------------------------------------------------------
+// ---- layers alone ----
 
 // A parameter (1,...) as the batch of one sample, and loss = sum of weight x.
 static void weigh_forward(oht_run *run, const oht_node *node) {

@@ -220,8 +220,7 @@ static void hundred_characters(void **state) {
     oht_free(ids.id);
 }
 
-// ---- wrong files
-// -----------------------------------------------------------------------------------------------------
+// ---- wrong files ----
 static void put(const char *name, const char *text, size_t n) {
     char path[128];
     snprintf(path, sizeof(path), "%s/%s", folder, name);

@@ -46,7 +46,7 @@ static const char *data_of(oht_model_type type) {
     return type == OHT_MODEL_BERT ? bert_data : opt_data;
 }
 
-// ---- what a run left behind ---------------------------------------------------------------------
+// ---- what a run left behind ----
 typedef struct trace {
     int n, evaluations;
     double loss[64], eval_loss[64];
@@ -111,7 +111,7 @@ static oht_loader *open_loader(const oht_session *s, int64_t first, int64_t coun
     return loader;
 }
 
-// ---- tests --------------------------------------------------------------------------------------
+// ---- tests ----
 static void loss_falls(void **state) {
     (void)state;
     const oht_model_type types[] = {OHT_MODEL_OPT, OHT_MODEL_BERT};

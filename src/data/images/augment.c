@@ -49,7 +49,7 @@ static uint8_t clip(int v) {
     return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
-// ---- tables ---------------------------------------------------------------------------------------------
+// ---- tables ----
 
 static void count_levels(const uint8_t *pixels, size_t n, uint32_t count[3][256]) {
     memset(count, 0, 3 * sizeof(*count));
@@ -101,7 +101,7 @@ static void look_up(uint8_t *pixels, size_t n, table t) {
         for (int c = 0; c < 3; c++) pixels[c] = t[c][pixels[c]];
 }
 
-// ---- blends ---------------------------------------------------------------------------------------------
+// ---- blends ----
 
 static uint8_t grey(const uint8_t *p) { // ITU-R 601 luma in 16-bit fixed point
     return (uint8_t)((p[0] * 19595u + p[1] * 38470u + p[2] * 7471u + 0x8000u) >> 16);
@@ -140,7 +140,7 @@ static void blend(uint8_t *restrict pixels, const uint8_t *restrict other, size_
     }
 }
 
-// ---- affine ---------------------------------------------------------------------------------------------
+// ---- affine ----
 
 static vec load(const uint8_t *p) { // reads 4 bytes
     typedef uint8_t bytes __attribute__((vector_size(4)));
@@ -227,7 +227,7 @@ static void move(oht_augmentation op, double argument, oht_filter filter, uint8_
     affine(a, filter, other, width, height, pixels);
 }
 
-// ---- all ------------------------------------------------------------------------------------------------
+// ---- all ----
 
 void oht_augment(oht_augmentation op, double argument, oht_filter filter, uint8_t *pixels, uint8_t *other,
                  int width, int height) {

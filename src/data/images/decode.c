@@ -54,7 +54,7 @@ static bool is_png(const uint8_t *bytes, size_t n) {
     return n >= 8 && png_sig_cmp(bytes, 0, 8) == 0;
 }
 
-// ---- JPEG -----------------------------------------------------------------------------------------------
+// ---- JPEG ----
 
 typedef struct jpeg_reader {
     struct jpeg_error_mgr error; // first: libjpeg hands this address back
@@ -184,7 +184,7 @@ static oht_status decode_jpeg(const uint8_t *bytes, size_t n, oht_buffer *rgb, o
     return status;
 }
 
-// ---- PNG ------------------------------------------------------------------------------------------------
+// ---- PNG ----
 
 typedef struct png_reader {
     png_structp png;
@@ -295,7 +295,7 @@ static oht_status decode_png(const uint8_t *bytes, size_t n, oht_buffer *rgb, oh
     return status;
 }
 
-// ---- either ---------------------------------------------------------------------------------------------
+// ---- either ----
 
 static oht_status read_any(const uint8_t *bytes, size_t n, oht_buffer *rgb, oht_buffer *line,
                            oht_picture *out) {

@@ -39,7 +39,7 @@ static inline oht_picture oht_picture_part(const oht_picture *p, int left, int t
     return (oht_picture){oht_picture_row(p, top) + (size_t)left * 3, p->stride, width, height};
 }
 
-// ---- decode.c -------------------------------------------------------------------------------------------
+// ---- decode.c ----
 // JPEG or PNG (told by the bytes, not by a name) as Pillow's Image.open(f).convert("RGB") gives it. The
 // pixels lie in `rgb` until its next use; `line` is working memory. DATA error whose text is only the reason.
 OHT_CHECKED oht_status oht_image_decode(const uint8_t *bytes, size_t n, oht_buffer *rgb, oht_buffer *line,
@@ -47,11 +47,11 @@ OHT_CHECKED oht_status oht_image_decode(const uint8_t *bytes, size_t n, oht_buff
 // Size by the header alone. DATA error as above.
 OHT_CHECKED oht_status oht_image_dimensions(const uint8_t *bytes, size_t n, int *width, int *height);
 
-// ---- encode.c -------------------------------------------------------------------------------------------
+// ---- encode.c ----
 // Baseline JPEG, quality 95, chroma 4:2:0, in `out`; *n: its bytes.
 OHT_CHECKED oht_status oht_image_encode(const oht_picture *picture, oht_buffer *out, size_t *n);
 
-// ---- resize.c -------------------------------------------------------------------------------------------
+// ---- resize.c ----
 typedef enum oht_filter { OHT_FILTER_BILINEAR, OHT_FILTER_BICUBIC } oht_filter;
 
 typedef struct oht_resize_scratch {
@@ -69,7 +69,7 @@ typedef struct oht_resize {
 OHT_CHECKED oht_status oht_image_resize(const oht_picture *in, const oht_resize *to,
                                         oht_resize_scratch *scratch, uint8_t *out);
 
-// ---- augment.c: the 15 operations of RandAugment --------------------------------------------------------
+// ---- augment.c: the 15 operations of RandAugment ----
 typedef enum oht_augmentation {
     OHT_AUTOCONTRAST,
     OHT_EQUALIZE,
@@ -99,7 +99,7 @@ double oht_augment_argument(oht_augmentation op, double magnitude, bool negative
 void oht_augment(oht_augmentation op, double argument, oht_filter filter, uint8_t *pixels, uint8_t *other,
                  int width, int height);
 
-// ---- draws ----------------------------------------------------------------------------------------------
+// ---- draws ----
 // Random numbers in order, a pure function of the key.
 typedef struct oht_draws {
     uint64_t seed;
@@ -126,7 +126,7 @@ double oht_draw_normal(oht_draws *d); // transform.c
 // RandAugment: recipe->augment_ops operations drawn with replacement. pixels, other as above, square.
 void oht_augment_random(const oht_image_recipe *recipe, oht_draws *draws, uint8_t *pixels, uint8_t *other);
 
-// ---- image_file.c ---------------------------------------------------------------------------------------
+// ---- image_file.c ----
 #define OHT_IMAGES_FORMAT "ohtrain-images"
 enum { OHT_IMAGES_VERSION = 1, OHT_IMAGES_CHUNK = 1 << 16 }; // bytes of /train/bytes in one checksummed chunk
 
@@ -136,7 +136,7 @@ const char *oht_images_dataset(oht_split split, oht_images_part part);
 // DATA error: the image is damaged, and why.
 oht_status oht_images_refuse(const oht_images *images, oht_split split, int64_t index, const char *reason);
 
-// ---- folders.c ------------------------------------------------------------------------------------------
+// ---- folders.c ----
 typedef struct oht_names { // sorted by bytes
     char **name;
     size_t n, capacity;

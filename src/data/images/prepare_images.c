@@ -65,7 +65,7 @@ static oht_status grow(uint8_t **bytes, size_t *capacity, size_t used, size_t ne
     return OHT_OK;
 }
 
-// ---- one file -------------------------------------------------------------------------------------------
+// ---- one file ----
 
 static bool skip(result *r, const char *reason) {
     r->bytes = -1;
@@ -168,7 +168,7 @@ static oht_status take_part(preparation *p, oht_split split, int64_t n) {
     return OHT_OK;
 }
 
-// ---- rank 0: the walk, the file -------------------------------------------------------------------------
+// ---- rank 0: the walk, the file ----
 
 static oht_status note_skipped(preparation *p, const char *folder, const char *class, const char *name,
                                const char *reason) {
@@ -284,7 +284,7 @@ static void show_progress(preparation *p) {
                  (double)p->done / (now - p->start_s + 1e-9), (long long)p->n_skipped);
 }
 
-// ---- a split --------------------------------------------------------------------------------------------
+// ---- a split ----
 
 static oht_status end_split(preparation *p, oht_split split) {
     OHT_TRY(oht_image_writer_end(&p->writer));
@@ -324,7 +324,7 @@ static oht_status prepare_split(preparation *p, oht_split split) {
     return oht_agree(p->comm, p->rank == 0 ? end_split(p, split) : OHT_OK);
 }
 
-// ---- start and end --------------------------------------------------------------------------------------
+// ---- start and end ----
 
 // The class folders of the training split (of validation where that is all), and that validation knows no
 // others.

@@ -67,8 +67,7 @@ size_t oht_bpe_bytes(const uint8_t *text, size_t n, uint8_t *out) {
     return m;
 }
 
-// ---- merges
-// --------------------------------------------------------------------------------------------------------
+// ---- merges ----
 static uint64_t pair_of(int32_t left, int32_t right) {
     return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
 }
@@ -175,8 +174,7 @@ void oht_bpe_destroy(oht_bpe *bpe) {
     oht_free(bpe);
 }
 
-// ---- one word
-// ------------------------------------------------------------------------------------------------------
+// ---- one word ----
 static void heap_push(oht_bpe *bpe, uint64_t value) {
     size_t i = bpe->n_heap++;
     for (; i > 0 && bpe->heap[(i - 1) / 2] > value; i = (i - 1) / 2) bpe->heap[i] = bpe->heap[(i - 1) / 2];
@@ -266,8 +264,7 @@ static oht_status encode_word(oht_bpe *bpe, const uint8_t *word, size_t n, oht_t
     return OHT_OK;
 }
 
-// ---- words of a text
-// -------------------------------------------------------------------------------------------------
+// ---- words of a text ----
 static int class_at(const oht_bpe *bpe, const uint8_t *s, size_t *length) {
     if (s[0] < 0x80) {
         *length = 1;

@@ -52,8 +52,7 @@ typedef struct preparation {
     double start_s, line_s;
 } preparation;
 
-// ---- rank 0: the file
-// --------------------------------------------------------------------------------------------------
+// ---- rank 0: the file ----
 static oht_status write_chunk(preparation *p, oht_split split) {
     if (p->chunk_rows == 0) return OHT_OK;
     const void *chunk = p->type == OHT_H5_U16 ? (const void *)p->narrow : p->wide;
@@ -192,8 +191,8 @@ static void show_progress(preparation *p, const oht_rows *rows) {
                  (double)bytes / 1e6 / (now - p->start_s + 1e-9));
 }
 
-// ---- every rank: groups
-// ------------------------------------------------------------------------------------------------ Reads the
+// ---- every rank: groups ----
+// Reads the
 // next group's rows, and tokenizes them if they are `mine`. *n: how many rows there were.
 static oht_status read_group(preparation *p, oht_rows *rows, bool mine, int64_t *n) {
     for (*n = 0; *n < p->opt->rows_per_group; ++*n) {
@@ -312,8 +311,7 @@ static oht_status prepare_split(preparation *p, oht_split split) {
     return status;
 }
 
-// ---- start
-// -------------------------------------------------------------------------------------------------------------
+// ---- start ----
 static oht_status check_options(const oht_prepare_text *opt) {
     if (opt->n_train + opt->n_validation < 1)
         OHT_FAIL(OHT_CONFIG, "no input file\nfix: --train FILE... and --validation FILE...");
