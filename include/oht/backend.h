@@ -190,6 +190,12 @@ struct oht_backend {
     // Language-model head on a chunk of rows. logits: (n,V), overwritten by d loss / d logits = (softmax - onehot) * scale
     // when scale != 0. labels: (n) i32, -1 = ignored (row becomes 0). loss_sum += sum of -log p[label].
     void (*cross_entropy)(oht_backend *be, oht_tensor logits, oht_tensor labels, float scale, double *loss_sum);
+    // The same with soft labels, targets: (n,V), rows of probabilities: loss = -sum_j t_j log p_j.
+    void (*soft_cross_entropy)(oht_backend *be, oht_tensor logits, oht_tensor targets, float scale, double *loss_sum);
+    // hits[0], hits[1] += rows whose label has the largest, one of the five largest logits (the first on ties).
+    void (*top_hits)(oht_backend *be, oht_tensor logits, oht_tensor labels, int64_t hits[2]);
+    // images: (B,S,S,3) u8 -> y: (B,(S/p)^2,3pp), patches row by row, inside one channel by channel, v / 127.5 - 1.
+    void (*patches)(oht_backend *be, oht_tensor y, oht_tensor images, int patch);
     // b[j] (+)= sum_n x[n][j]; x: (N,C).
     void (*column_sum)(oht_backend *be, oht_tensor b, oht_tensor x, bool add);
 

@@ -11,7 +11,7 @@
 
 enum { OHT_PATH = 1024 };
 
-typedef enum oht_model_type { OHT_MODEL_OPT, OHT_MODEL_BERT, OHT_MODEL_STANHOP } oht_model_type;
+typedef enum oht_model_type { OHT_MODEL_OPT, OHT_MODEL_BERT, OHT_MODEL_VIT, OHT_MODEL_STANHOP } oht_model_type;
 // LayerNorms of a block of STanHop-Net, spec stanhop 2.3: the third alone, or all four.
 typedef enum oht_block_norms { OHT_NORMS_OEH, OHT_NORMS_STANHOP } oht_block_norms;
 typedef enum oht_norm_place { OHT_NORM_PRE, OHT_NORM_POST } oht_norm_place;
@@ -32,7 +32,8 @@ typedef enum oht_schedule {
     OHT_LR_COSINE_WITH_RESTARTS,
     OHT_LR_POLYNOMIAL,
     OHT_LR_CONSTANT,
-    OHT_LR_CONSTANT_WITH_WARMUP
+    OHT_LR_CONSTANT_WITH_WARMUP,
+    OHT_LR_COSINE_END // from train.lr to train.lr_end, over all steps
 } oht_schedule;
 
 // Which parameters get no weight decay (spec transformers 3): biases and LayerNorm gains; biases only
@@ -77,6 +78,9 @@ typedef struct oht_model_config {
     oht_gate_form gate_form;
     double gate_init;     // pi_0
     bool gate_fine_tuning; // c = 1 / pi_0, small linear weights
+    // ViT:
+    int64_t image_size, patch, classes;
+    bool patch_bias, qkv_bias, pre_norm;
     // STanHop-Net: M series, T input and U output steps, segments of s, w merged, learned patterns
     int64_t series, input, horizon, segment, merge, patterns;
     oht_block_norms norms;
@@ -88,6 +92,15 @@ typedef struct oht_data_config {
     char path[OHT_PATH];
     int64_t tokens;       // T; 0 = the file's block size
     double mlm_probability;
+    // Images, training only:
+    double crop_area; // smallest share of the image's area that a crop takes
+    double flip; // probability
+    int64_t augment_ops; // RandAugment operations an image, 0 = off
+    double augment_magnitude;
+    double mixup, cutmix, cutmix_probability; // alpha of Beta(alpha, alpha), 0 = off
+    int64_t mix_batch; // samples of the global batch that share one lambda
+    double smoothing; // of the targets
+    int64_t threads; // that prepare images
 } oht_data_config;
 
 typedef struct oht_train_config {
@@ -97,7 +110,8 @@ typedef struct oht_train_config {
     double lr;
     oht_schedule schedule;
     int64_t warmup_steps, cycles;
-    double lr_power, lr_end, final_lr_fraction;
+    double lr_power, lr_end, final_lr_fraction, warmup_lr;
+    int64_t lr_every; // steps the learning rate of cosine_end stays at a value
     double beta1, beta2, eps, weight_decay;
     oht_no_decay no_decay;
     double clip;          // global L2 norm; 0 = off
@@ -166,6 +180,8 @@ typedef struct oht_config {
 
 // Everything at its default (the demo configuration). Local.
 void oht_config_defaults(oht_config *cfg);
+// T, tokens of a sample: patches and class token of an image; else data.tokens, or model.max_tokens when that is 0. Local.
+int64_t oht_config_tokens(const oht_config *cfg);
 // Applies a YAML file of sections and keys. CONFIG error names file, line, key, found, allowed, nearest key. Local.
 OHT_CHECKED oht_status oht_config_load(oht_config *cfg, const char *path);
 // The same from memory; `name` is what errors call it. Local.

@@ -128,6 +128,7 @@ struct oht_run {
     float loss_scale; // gradient of the loss sum, e.g. 1 / number of labels of the global batch
     bool add_params; // second and later micro-batches of an accumulation: parameter gradients add up
     double loss_sum; // set by the loss operation: sum of -log p over labels
+    double measured[2]; // what else it measures in evaluation, sums over samples (op.h)
     oht_observer *observer; // NULL = taps cost nothing
     bool second_pass; // set by the run while it recomputes a block: taps stay silent
 };

@@ -56,6 +56,18 @@ oht_value oht_add_table(oht_graph *g, oht_value x, oht_value table);
 // loss = sum of (x - y)^2; its gradient is scaled by run->loss_scale.
 oht_value oht_squared_error(oht_graph *g, oht_value x, oht_value y);
 
+// ---- images (ViT) ----
+// Patches as rows: images (B,S,S,3) u8 -> (B,(S/p)^2,3pp), normalised. A linear layer of them is the patch embedding.
+oht_value oht_patches(oht_graph *g, oht_value images, int64_t patch);
+// y[b] = row, then the rows of x[b]. x: (B,N,C); row: (1,C); y: (B,N+1,C). The class token.
+oht_value oht_prepend(oht_graph *g, oht_value x, oht_value row);
+// y[b] = x[b,0]: (B,T,C) -> (B,C).
+oht_value oht_first(oht_graph *g, oht_value x);
+// Classifier and loss in one, as oht_lm_head: logits = x w^T (+ b), x: (B,C). In training targets are (B,V) f32 and the
+// loss is their soft cross-entropy; in evaluation they are labels, (B) i32, and run->measured counts those whose logit is the
+// largest, and one of the five largest.
+oht_value oht_class_head(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_value targets);
+
 // ---- taps ----
 // Marks a tensor the paper talks about; returns it unchanged. Costs nothing unless an observer is installed.
 

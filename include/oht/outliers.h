@@ -63,10 +63,20 @@ void oht_stats_metrics(const oht_stats *s, oht_outlier_metrics *out);
 typedef struct oht_report oht_report;
 
 typedef struct oht_eval_result {
-    double loss, perplexity; // perplexity as the spec's section 4: weighted by sequences
-    int64_t sequences, batches;
+    oht_task task;
+    double loss, perplexity; // text: perplexity as the spec's section 4, weighted by sequences
+    double top1, top5; // images: percent of all samples
+    int64_t sequences, batches; // samples
     oht_outlier_metrics outliers;
 } oht_eval_result;
+
+typedef struct oht_metric {
+    const char *name;
+    double value;
+} oht_metric;
+enum { OHT_METRICS = 16 };
+// The metrics of a result that its task has, under the names that files and reports use. Returns their number.
+int oht_eval_metrics(const oht_eval_result *r, oht_metric out[OHT_METRICS]);
 
 // Opens or creates the report of a run; on resume everything after step `cut` is dropped.
 OHT_CHECKED oht_status oht_report_open(oht_report **out, const char *path, const oht_config *cfg, const oht_stats *s, int64_t cut);

@@ -110,6 +110,10 @@ void dropout_bwd_cpu(oht_backend *be, oht_tensor df, oht_tensor dy, const oht_dr
 void add_cpu(oht_backend *be, oht_tensor y, oht_tensor x);
 
 void cross_entropy_cpu(oht_backend *be, oht_tensor logits, oht_tensor labels, float scale, double *loss_sum);
+void soft_cross_entropy_cpu(oht_backend *be, oht_tensor logits, oht_tensor targets, float scale,
+                            double *loss_sum);
+void top_hits_cpu(oht_backend *be, oht_tensor logits, oht_tensor labels, int64_t hits[2]);
+void patches_cpu(oht_backend *be, oht_tensor y, oht_tensor images, int patch);
 
 void adamw_cpu(oht_backend *be, float *p, const float *g, float *m, float *v, int64_t n,
                const oht_adamw *opt);
@@ -120,6 +124,7 @@ void null_mass_cpu(oht_backend *be, double *mean_h, oht_tensor row);
 void gate_mean_cpu(oht_backend *be, double *mean_h, oht_tensor pi);
 
 void minmax_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, int64_t ld, float out[2]);
-void fake_quantize_cpu(oht_backend *be, float *x, int64_t rows, int64_t n, int64_t ld, const oht_fakequant *q, bool per_row);
-void quant_error_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, int64_t ld, const oht_fakequant *q, bool per_row,
-                     oht_quant_error *out);
+void fake_quantize_cpu(oht_backend *be, float *x, int64_t rows, int64_t n, int64_t ld, const oht_fakequant *q,
+                       bool per_row);
+void quant_error_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, int64_t ld,
+                     const oht_fakequant *q, bool per_row, oht_quant_error *out);

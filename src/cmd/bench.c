@@ -1,4 +1,4 @@
-// ohtrain bench: optimizer steps on random tokens, timed by phase and operation, against the rate at which
+// ohtrain bench: optimizer steps on random data, timed by phase and operation, against the rate at which
 // this machine's BLAS multiplies matrices of the model's own shapes, measured in the same run on all ranks at
 // once.
 //
@@ -127,14 +127,14 @@ typedef struct yardstick {
     double flops, seconds; // of one step's matrix products on this rank
 } yardstick;
 
-// The three products of y = x w^T with x: (rows,K), w: (M,K), `times` a step: forward, dx, dw. Ranks measure
-// together.
-static oht_status add_linear(yardstick *y, int64_t rows, int64_t M, int64_t K, double times) {
+// The products of y = x w^T with x: (rows,K), w: (M,K), `times` a step: forward, dw, and dx where x has a
+// gradient. Ranks measure together.
+static oht_status add_linear(yardstick *y, int64_t rows, int64_t M, int64_t K, double times, bool dx) {
     const struct {
         bool ta, tb;
         int64_t m, n, k;
-    } product[3] = {{false, true, rows, M, K}, {false, false, rows, K, M}, {true, false, M, K, rows}};
-    for (int i = 0; i < 3; i++) {
+    } product[3] = {{false, true, rows, M, K}, {true, false, M, K, rows}, {false, false, rows, K, M}};
+    for (int i = 0; i < (dx ? 3 : 2); i++) {
         double rate = 1;
         OHT_TRY(oht_barrier(y->s->comm));
         OHT_TRY(oht_agree(y->s->comm, oht_gemm_rate(product[i].ta, product[i].tb, product[i].m, product[i].n,
@@ -146,25 +146,38 @@ static oht_status add_linear(yardstick *y, int64_t rows, int64_t M, int64_t K, d
     return OHT_OK;
 }
 
+static oht_status add_text(yardstick *y, int64_t rows) {
+    const oht_session *s = y->s;
+    const oht_model_config *m = &s->cfg->model;
+    int64_t C = m->width, E = m->embed_width;
+    bool mlm = s->task == OHT_TASK_MLM;
+    if (E != C) {
+        OHT_TRY(add_linear(y, rows, C, E, 1, true));
+        OHT_TRY(add_linear(y, rows, E, C, 1, true));
+    }
+    int64_t picked = mlm ? (int64_t)llround((double)rows * s->cfg->data.mlm_probability) : rows;
+    if (picked < 1) picked = 1;
+    if (mlm) OHT_TRY(add_linear(y, picked, C, C, 1, true));
+    int64_t chunk = oht_lm_head_rows(picked, m->vocab_size);
+    return add_linear(y, chunk, m->vocab_size, E, (double)picked / (double)chunk, true);
+}
+
+static oht_status add_images(yardstick *y, int64_t images) {
+    const oht_model_config *m = &y->s->cfg->model;
+    OHT_TRY(add_linear(y, images * (y->s->tokens - 1), m->width, 3 * m->patch * m->patch, 1, false));
+    return add_linear(y, images, m->classes, m->width, 1, true);
+}
+
 static oht_status measure_gemm(oht_session *s, result *r) {
     const oht_model_config *m = &s->cfg->model;
-    int64_t rows = oht_graph_rows(s->train_graph) * s->tokens, C = m->width, E = m->embed_width;
+    int64_t samples = oht_graph_rows(s->train_graph), rows = samples * s->tokens, C = m->width;
     double layers = (double)m->layers;
     yardstick y = {.s = s};
-    OHT_TRY(add_linear(&y, rows, 3 * C, C, layers));
-    OHT_TRY(add_linear(&y, rows, C, C, layers));
-    OHT_TRY(add_linear(&y, rows, m->ffn, C, layers));
-    OHT_TRY(add_linear(&y, rows, C, m->ffn, layers));
-    if (E != C) {
-        OHT_TRY(add_linear(&y, rows, C, E, 1));
-        OHT_TRY(add_linear(&y, rows, E, C, 1));
-    }
-    int64_t picked =
-        s->task == OHT_TASK_MLM ? (int64_t)llround((double)rows * s->cfg->data.mlm_probability) : rows;
-    if (picked < 1) picked = 1;
-    if (s->task == OHT_TASK_MLM) OHT_TRY(add_linear(&y, picked, C, C, 1));
-    int64_t chunk = oht_lm_head_rows(picked, m->vocab_size);
-    OHT_TRY(add_linear(&y, chunk, m->vocab_size, E, (double)picked / (double)chunk));
+    OHT_TRY(add_linear(&y, rows, 3 * C, C, layers, true));
+    OHT_TRY(add_linear(&y, rows, C, C, layers, true));
+    OHT_TRY(add_linear(&y, rows, m->ffn, C, layers, true));
+    OHT_TRY(add_linear(&y, rows, C, m->ffn, layers, true));
+    OHT_TRY(s->task == OHT_TASK_IMAGES ? add_images(&y, samples) : add_text(&y, rows));
     r->gemm_flops_per_s = y.flops / y.seconds;
     return oht_sum_f64(s->comm, &r->gemm_flops_per_s, 1);
 }
@@ -179,6 +192,8 @@ static void print_result(const oht_session *s, const result *r) {
            (long long)r->steps, tokens);
     printf("  %-28s %12.4f s\n  %-28s %12.0f\n", "step (median)", r->step_s, "tokens per second",
            tokens / r->step_s);
+    if (s->task == OHT_TASK_IMAGES)
+        printf("  %-28s %12.2f\n", "images per second", (double)s->cfg->train.global_batch / r->step_s);
     printf("  %-28s %12.2f GFLOP\n  %-28s %12.2f GFLOP/s\n", "work per step", 1e-9 * r->flops_per_step,
            "rate", 1e-9 * flops_per_s);
     printf("  %-28s %12.2f GFLOP/s\n  %-28s %12.3f\n", "SGEMM rate of this machine",
@@ -212,6 +227,8 @@ static oht_status write_json(const oht_session *s, const result *r, const char *
     json_object_set_new(root, "steps", json_integer(r->steps));
     set_real(root, "step_s", r->step_s);
     set_real(root, "tokens_per_s", tokens / r->step_s);
+    if (s->task == OHT_TASK_IMAGES)
+        set_real(root, "images_per_s", (double)s->cfg->train.global_batch / r->step_s);
     set_real(root, "flops_per_step", r->flops_per_step);
     set_real(root, "flops_per_s", flops_per_s);
     set_real(root, "gemm_flops_per_s", r->gemm_flops_per_s);
@@ -285,7 +302,7 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
 const oht_command oht_cmd_bench = {
     .name = "bench",
     .usage = "[-c FILE.yaml] [--steps N] [--json FILE] [--quiet] [key=value ...]",
-    .summary = "time optimizer steps on random tokens, by phase and operation, against this machine's matrix "
+    .summary = "time optimizer steps on random data, by phase and operation, against this machine's matrix "
                "products",
     .run = run,
     .help = "  -c FILE      configuration; without it, the built-in demo. No data file is needed: rows have "

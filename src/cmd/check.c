@@ -15,7 +15,7 @@ static oht_status find_data(oht_comm *comm, const oht_config *cfg, bool *found) 
     int64_t here = access(cfg->data.path, F_OK) == 0;
     OHT_TRY(oht_broadcast(comm, &here, sizeof(here), 0));
     *found = here != 0;
-    if (*found || cfg->data.tokens > 0) return OHT_OK;
+    if (*found || cfg->data.tokens > 0 || oht_model_task(&cfg->model) == OHT_TASK_IMAGES) return OHT_OK;
     OHT_FAIL(OHT_IO,
              "data.path: %s does not exist, and data.tokens is not set\n"
              "fix: data.tokens=%lld checks without data; bash datasets/make-sample.sh makes the sample, "
@@ -61,19 +61,21 @@ static void print_model(const oht_session *s) {
 static void print_data(const oht_session *s, bool found) {
     const oht_config *cfg = s->cfg;
     char train[32], validation[32], tokens[32];
+    bool images = s->task == OHT_TASK_IMAGES;
     if (found) {
         double epochs = (double)cfg->train.steps * (double)cfg->train.global_batch /
                         (double)s->data.rows[OHT_SPLIT_TRAIN];
-        printf("data: %s, %s training and %s validation rows of %" PRId64 " tokens, vocabulary %" PRId64
+        printf("data: %s, %s training and %s validation %s of %" PRId64 " tokens, %s %" PRId64
                " (%s); the run passes %.3g times over it\n",
                cfg->data.path, grouped(s->data.rows[OHT_SPLIT_TRAIN], train),
-               grouped(s->data.rows[OHT_SPLIT_VALIDATION], validation), s->tokens, s->data.vocab_size,
-               s->data.origin, epochs);
+               grouped(s->data.rows[OHT_SPLIT_VALIDATION], validation), images ? "images" : "rows", s->tokens,
+               images ? "classes" : "vocabulary", images ? s->data.classes : s->data.vocab_size, s->data.origin,
+               epochs);
     } else {
-        printf("data: none at %s; checked for rows of data.tokens = %" PRId64 "\n", cfg->data.path,
-               s->tokens);
+        printf("data: none at %s; checked for %s of %" PRId64 " tokens\n", cfg->data.path,
+               images ? "images" : "rows", s->tokens);
     }
-    printf("step: %" PRId64 " sequences, %s tokens", cfg->train.global_batch,
+    printf("step: %" PRId64 " %s, %s tokens", cfg->train.global_batch, images ? "images" : "sequences",
            grouped(cfg->train.global_batch * s->tokens, tokens));
 }
 

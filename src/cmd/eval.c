@@ -26,24 +26,6 @@ static oht_status read_configuration(const oht_options *opt, oht_config *cfg) {
 }
 
 // ---- result ----
-typedef struct metric {
-    const char *name;
-    double value;
-} metric;
-enum { METRICS = 7 };
-
-static void list_metrics(const oht_eval_result *r, metric out[METRICS]) {
-    const oht_outlier_metrics *o = &r->outliers;
-    const metric list[METRICS] = {{"loss", r->loss},
-                                  {"perplexity", r->perplexity},
-                                  {"max_inf_norm", o->max_inf_norm},
-                                  {"max_ffn_inf_norm", o->max_ffn_inf_norm},
-                                  {"max_layer_inf_norm", o->max_layer_inf_norm},
-                                  {"avg_kurtosis", o->avg_kurtosis},
-                                  {"max_kurtosis", o->max_kurtosis}};
-    memcpy(out, list, sizeof(list));
-}
-
 static void set_word(json_t *object, const oht_config *cfg, const char *name, const char *key) {
     char text[OHT_KEY_TEXT_MAX];
     oht_key_get(cfg, oht_key_find(key), text);
@@ -51,8 +33,8 @@ static void set_word(json_t *object, const oht_config *cfg, const char *name, co
 }
 
 static oht_status write_json(const oht_session *s, const char *path, const oht_eval_result *r) {
-    metric m[METRICS];
-    list_metrics(r, m);
+    oht_metric m[OHT_METRICS];
+    int n = oht_eval_metrics(r, m);
     json_t *root = json_object(), *fp = json_object();
     set_word(root, s->cfg, "model", "model.type");
     set_word(root, s->cfg, "attention", "model.attention");
@@ -61,7 +43,7 @@ static oht_status write_json(const oht_session *s, const char *path, const oht_e
     json_object_set_new(root, "step", json_integer(s->state.step));
     json_object_set_new(root, "sequences", json_integer(r->sequences));
     json_object_set_new(root, "batches", json_integer(r->batches));
-    for (int i = 0; i < METRICS; i++) // JSON has no infinity
+    for (int i = 0; i < n; i++) // JSON has no infinity
         json_object_set_new(fp, m[i].name, isfinite(m[i].value) ? json_real(m[i].value) : json_null());
     json_object_set_new(root, "fp", fp);
     char *text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
@@ -73,11 +55,11 @@ static oht_status write_json(const oht_session *s, const char *path, const oht_e
 }
 
 static oht_status report(const oht_session *s, const oht_options *opt, const oht_eval_result *r) {
-    metric m[METRICS];
-    list_metrics(r, m);
-    printf("%s at step %lld: %lld sequences in %lld batches\n", opt->run, (long long)s->state.step,
+    oht_metric m[OHT_METRICS];
+    int n = oht_eval_metrics(r, m);
+    printf("%s at step %lld: %lld samples in %lld batches\n", opt->run, (long long)s->state.step,
            (long long)r->sequences, (long long)r->batches);
-    for (int i = 0; i < METRICS; i++) printf("  %-20s %.6g\n", m[i].name, m[i].value);
+    for (int i = 0; i < n; i++) printf("  %-20s %.6g\n", m[i].name, m[i].value);
     if (fflush(stdout) != 0) OHT_FAIL(OHT_IO, "cannot write to standard output");
     return opt->out ? write_json(s, opt->out, r) : OHT_OK;
 }

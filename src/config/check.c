@@ -4,6 +4,65 @@
 
 #include "config/table.h"
 
+// Keys that only images, or only text, read.
+static const char *const OF_IMAGES[] = {"model.image_size",
+                                        "model.patch",
+                                        "model.classes",
+                                        "model.patch_bias",
+                                        "model.qkv_bias",
+                                        "model.pre_norm",
+                                        "data.crop_area",
+                                        "data.flip",
+                                        "data.augment_ops",
+                                        "data.augment_magnitude",
+                                        "data.mixup",
+                                        "data.cutmix",
+                                        "data.cutmix_probability",
+                                        "data.mix_batch",
+                                        "data.smoothing",
+                                        "data.threads",
+                                        NULL};
+static const char *const OF_TEXT[] = {"model.vocab_size",     "model.max_tokens", "data.tokens",
+                                      "data.mlm_probability", "eval.mask_seed",   NULL};
+
+static oht_status check_unread(const oht_config *cfg) {
+    bool images = cfg->model.type == OHT_MODEL_VIT;
+    for (const char *const *name = images ? OF_TEXT : OF_IMAGES; *name; name++) {
+        const oht_key *key = oht_key_find(*name);
+        char found[OHT_KEY_TEXT_MAX], unset[OHT_KEY_TEXT_MAX];
+        oht_config defaults;
+        oht_config_defaults(&defaults);
+        oht_key_get(cfg, key, found);
+        oht_key_get(&defaults, key, unset);
+        if (strcmp(found, unset) != 0)
+            OHT_FAIL(OHT_CONFIG, "%s: found %s, but model.type = %s does not read it\nfix: leave it out",
+                     *name, found,
+                     images                              ? "vit"
+                     : cfg->model.type == OHT_MODEL_BERT ? "bert"
+                                                         : "opt");
+    }
+    return OHT_OK;
+}
+
+static oht_status check_images(const oht_config *cfg) {
+    const oht_model_config *m = &cfg->model;
+    if (m->image_size % m->patch != 0)
+        OHT_FAIL(OHT_CONFIG, "model.patch: found %lld, which does not divide model.image_size = %lld",
+                 (long long)m->patch, (long long)m->image_size);
+    if (m->norm != OHT_NORM_PRE)
+        OHT_FAIL(OHT_CONFIG, "model.norm: found post, expected pre for ViT\nfix: model.norm=pre");
+    if (m->embed_width != m->width)
+        OHT_FAIL(OHT_CONFIG, "model.embed_width: found %lld, expected model.width = %lld for ViT",
+                 (long long)m->embed_width, (long long)m->width);
+    return OHT_OK;
+}
+
+int64_t oht_config_tokens(const oht_config *cfg) {
+    const oht_model_config *m = &cfg->model;
+    if (m->type == OHT_MODEL_VIT) return (m->image_size / m->patch) * (m->image_size / m->patch) + 1;
+    return cfg->data.tokens ? cfg->data.tokens : m->max_tokens; // the file may ask for less
+}
+
 static oht_status check_model(const oht_model_config *m) {
     if (m->width % m->heads != 0)
         OHT_FAIL(OHT_CONFIG, "model.heads: found %lld, which does not divide model.width = %lld",
@@ -48,9 +107,14 @@ static oht_status check_schedule(const oht_train_config *t) {
         OHT_FAIL(OHT_CONFIG,
                  "train.cycles: found %lld, which only train.schedule = cosine_with_restarts reads",
                  (long long)t->cycles);
-    if (t->schedule != OHT_LR_POLYNOMIAL && (t->lr_power != 1 || t->lr_end != 1e-7))
-        OHT_FAIL(OHT_CONFIG, "train.lr_power, train.lr_end: only train.schedule = polynomial reads them");
-    if (t->schedule == OHT_LR_POLYNOMIAL && t->lr_end > t->lr)
+    bool ends = t->schedule == OHT_LR_POLYNOMIAL || t->schedule == OHT_LR_COSINE_END;
+    if (t->schedule != OHT_LR_POLYNOMIAL && t->lr_power != 1)
+        OHT_FAIL(OHT_CONFIG, "train.lr_power: only train.schedule = polynomial reads it");
+    if (!ends && t->lr_end != 1e-7)
+        OHT_FAIL(OHT_CONFIG, "train.lr_end: only train.schedule = polynomial and cosine_end read it");
+    if (t->schedule != OHT_LR_COSINE_END && (t->warmup_lr != 0 || t->lr_every != 1))
+        OHT_FAIL(OHT_CONFIG, "train.warmup_lr, train.lr_every: only train.schedule = cosine_end reads them");
+    if (ends && t->lr_end > t->lr)
         OHT_FAIL(OHT_CONFIG, "train.lr_end: found %g, expected at most train.lr = %g", t->lr_end, t->lr);
     if (t->schedule != OHT_LR_LINEAR && t->final_lr_fraction != 0)
         OHT_FAIL(OHT_CONFIG, "train.final_lr_fraction: found %g, which only train.schedule = linear reads",
@@ -60,8 +124,8 @@ static oht_status check_schedule(const oht_train_config *t) {
 
 static oht_status check_tokens(const oht_config *cfg) {
     const oht_model_config *m = &cfg->model;
-    int64_t T = cfg->data.tokens ? cfg->data.tokens : m->max_tokens; // the file may ask for less
-    if (T > m->max_tokens)
+    int64_t T = oht_config_tokens(cfg);
+    if (m->type != OHT_MODEL_VIT && T > m->max_tokens)
         OHT_FAIL(OHT_CONFIG,
                  "data.tokens: found %lld, more than model.max_tokens = %lld positions\nfix: "
                  "model.max_tokens=%lld",
@@ -83,6 +147,8 @@ static oht_status check_tokens(const oht_config *cfg) {
 
 oht_status oht_config_check(const oht_config *cfg) {
     OHT_TRY(check_model(&cfg->model));
+    OHT_TRY(check_unread(cfg));
+    if (cfg->model.type == OHT_MODEL_VIT) OHT_TRY(check_images(cfg));
     OHT_TRY(check_gate(&cfg->model));
     OHT_TRY(check_schedule(&cfg->train));
     OHT_TRY(check_tokens(cfg));

@@ -6,13 +6,14 @@
 
 #include <string.h>
 
-static const char *const TYPES[] = {"opt", "bert", NULL};
+static const char *const TYPES[] = {"opt", "bert", "vit", NULL};
 static const char *const NORMS[] = {"pre", "post", NULL};
 static const char *const GATES[] = {"none", "unconditional_per_head", "conditional_per_head",
                                     "conditional_per_token", NULL};
 static const char *const GATE_FORMS[] = {"linear", "mlp", "mlp2", "all_features", NULL};
-static const char *const SCHEDULES[] = {
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", NULL};
+static const char *const SCHEDULES[] = {"linear",     "cosine",   "cosine_with_restarts",
+                                        "polynomial", "constant", "constant_with_warmup",
+                                        "cosine_end", NULL};
 static const char *const NO_DECAYS[] = {"bias_norm", "bias", "vectors", NULL};
 static const char *const RESUMES[] = {"auto", "never", "must", NULL};
 static const char *const PRECISIONS[] = {"fp32", NULL};
@@ -38,7 +39,7 @@ static const char *const PROGRESSES[] = {"auto", "bar", "lines", NULL};
 // 2^31.
 static const oht_key KEYS[] = {
     {ENUM(model, type, "opt", TYPES),
-     .help = "architecture: OPT (causal decoder) or BERT (masked language model)"},
+     .help = "architecture: OPT (causal decoder), BERT (masked language model) or ViT (image classifier)"},
     {INT(model, layers, "4", 1, 1000), .help = "number of blocks L"},
     {INT(model, width, "256", 1, 65536), .help = "width C of the residual stream"},
     {INT(model, heads, "4", 1, 1024), .help = "attention heads H; must divide model.width"},
@@ -72,13 +73,39 @@ static const oht_key KEYS[] = {
      .help = "initial gate value pi_0 of the linear form"},
     {BOOL(model, gate_fine_tuning, "false"),
      .help = "scale gates by 1/pi_0 and start with small linear weights, for a model trained without gates"},
+    {INT(model, image_size, "224", 1, 4096), .unit = "pixels",
+     .help = "side S of the square images (ViT only); a multiple of model.patch"},
+    {INT(model, patch, "16", 1, 256), .unit = "pixels", .help = "side of a patch (ViT only)"},
+    {INT(model, classes, "1000", 2, 1000000),
+     .help = "outputs of the classifier (ViT only); at least the data's classes"},
+    {BOOL(model, patch_bias, "false"), .help = "bias of the patch embedding (ViT only)"},
+    {BOOL(model, qkv_bias, "false"), .help = "biases of q, k and v (ViT only)"},
+    {BOOL(model, pre_norm, "true"),
+     .help = "LayerNorm between the position embedding and the first block (ViT only)"},
 
     {TEXT(data, path, "datasets/sample/opt.h5"), .may_change = true,
-     .help = "HDF5 file made by ohtrain prepare text"},
+     .help = "HDF5 file made by ohtrain prepare"},
     {INT(data, tokens, "0", 0, 65536), .unit = "tokens",
      .help = "length T of a training row; 0 = that of the file"},
     {FLOAT(data, mlm_probability, "0.15", 0, 1), .open_low = true, .open_high = true,
      .help = "share of tokens masked for BERT"},
+    {FLOAT(data, crop_area, "0.08", 0, 1), .open_low = true,
+     .help = "smallest share of an image's area in a training crop (images)"},
+    {FLOAT(data, flip, "0.5", 0, 1), .help = "probability of a horizontal flip in training (images)"},
+    {INT(data, augment_ops, "2", 0, 100),
+     .help = "RandAugment operations a training image; 0 = off (images)"},
+    {FLOAT(data, augment_magnitude, "9", 0, 10), .help = "mean magnitude of RandAugment (images)"},
+    {FLOAT(data, mixup, "0.2", 0, 100),
+     .help = "alpha of mixup, lambda ~ Beta(alpha, alpha); 0 = off (images)"},
+    {FLOAT(data, cutmix, "0.2", 0, 100), .help = "alpha of cutmix; 0 = off (images)"},
+    {FLOAT(data, cutmix_probability, "0.5", 0, 1),
+     .help = "cutmix instead of mixup where both are on (images)"},
+    {INT(data, mix_batch, "512", 1, 1 << 20), .unit = "images",
+     .help = "training images that share one lambda of mixup or cutmix (images)"},
+    {FLOAT(data, smoothing, "0.1", 0, 1), .open_high = true,
+     .help = "label smoothing of the training targets (images)"},
+    {INT(data, threads, "1", 1, 1024), .may_change = true,
+     .help = "threads of a rank that prepare images ahead of the trainer: speed, not results"},
 
     {INT(train, steps, "100", 1, INT64_C(1000000000)), .unit = "steps", .may_change = true,
      .help = "optimizer steps of the whole run; a resumed run may ask for more, and its schedule then "
@@ -93,12 +120,16 @@ static const oht_key KEYS[] = {
     {FLOAT(train, lr, "0.001", 0, 100), .help = "peak learning rate"},
     {ENUM(train, schedule, "linear", SCHEDULES), .help = "learning rate after the warm-up"},
     {INT(train, warmup_steps, "10", 0, INT64_C(1000000000)), .unit = "steps",
-     .help = "linear warm-up from 0"},
+     .help = "linear warm-up from 0, with cosine_end from train.warmup_lr"},
     {INT(train, cycles, "1", 1, 1000000), .help = "restarts of cosine_with_restarts"},
     {FLOAT(train, lr_power, "1", 0, 100), .open_low = true, .help = "exponent of the polynomial schedule"},
-    {FLOAT(train, lr_end, "1e-07", 0, 100), .help = "last learning rate of the polynomial schedule"},
+    {FLOAT(train, lr_end, "1e-07", 0, 100),
+     .help = "last learning rate of the schedules polynomial and cosine_end"},
     {FLOAT(train, final_lr_fraction, "0", 0, 1), .open_high = true,
      .help = "learning rate at the end as a share of train.lr (linear schedule)"},
+    {FLOAT(train, warmup_lr, "0", 0, 100), .help = "first learning rate of the warm-up of cosine_end"},
+    {INT(train, lr_every, "1", 1, INT64_C(1000000000)), .unit = "steps",
+     .help = "steps that cosine_end stays at a learning rate: 1, or those of an epoch"},
     {FLOAT(train, beta1, "0.9", 0, 1), .open_high = true, .help = "AdamW decay of the first moment"},
     {FLOAT(train, beta2, "0.95", 0, 1), .open_high = true, .help = "AdamW decay of the second moment"},
     {FLOAT(train, eps, "1e-08", 0, 1), .open_low = true, .help = "AdamW epsilon"},

@@ -1,6 +1,7 @@
 // Which kind of data a file holds: the attribute `format` decides who describes it.
 #include <string.h>
 
+#include "data/images/images.h"
 #include "data/source.h"
 #include "data/text_file.h"
 
@@ -9,6 +10,7 @@ static const struct {
     oht_status (*describe)(oht_data_info *out, const char *path);
 } FORMATS[] = {
     {OHT_TEXT_FORMAT, text_describe},
+    {OHT_IMAGES_FORMAT, image_describe},
 };
 
 static const struct {
@@ -16,6 +18,8 @@ static const struct {
 } TASKS[] = {
     [OHT_TASK_CLM] = {"text for causal language modelling", "opt"},
     [OHT_TASK_MLM] = {"text for masked language modelling", "bert"},
+    [OHT_TASK_IMAGES] = {"images", "vit"},
+    [OHT_TASK_SERIES] = {"time series", "stanhop"},
 };
 
 const char *oht_task_data(oht_task task) {
@@ -42,7 +46,7 @@ oht_status oht_data_describe(oht_data_info *out, const char *path) {
     for (size_t i = 0; i < sizeof(FORMATS) / sizeof(FORMATS[0]); i++)
         if (strcmp(format, FORMATS[i].format) == 0) return FORMATS[i].describe(out, path);
     OHT_FAIL(OHT_DATA,
-             "%s: not a data file of ohtrain: attribute format is %s, expected " OHT_TEXT_FORMAT
+             "%s: not a data file of ohtrain: attribute format is %s, expected " OHT_TEXT_FORMAT " or " OHT_IMAGES_FORMAT
              "\nfix: prepare the file again with `ohtrain prepare`",
              path, format);
 }

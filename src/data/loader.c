@@ -232,6 +232,7 @@ static oht_status open_source(oht_loader *l, const char *path) {
     case OHT_TASK_MLM:
         return text_source_open(&l->source, path, &l->cfg);
     case OHT_TASK_IMAGES:
+        return image_source_open(&l->source, path, &l->cfg);
     case OHT_TASK_SERIES:
         break;
     }

@@ -40,6 +40,8 @@ enum { OHT_SOURCE_DEPTH = 3 };
 
 // Opens the file and checks that it fits cfg. Local.
 OHT_CHECKED oht_status text_source_open(data_source **out, const char *path, const oht_loader_config *cfg);
+OHT_CHECKED oht_status image_source_open(data_source **out, const char *path, const oht_loader_config *cfg);
 
 // Fills an oht_data_info from a file of one format. Local.
 OHT_CHECKED oht_status text_describe(oht_data_info *out, const char *path);
+OHT_CHECKED oht_status image_describe(oht_data_info *out, const char *path);

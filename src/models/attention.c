@@ -1,7 +1,7 @@
-// Attention shared by BERT and OPT: S = Q K^T / sqrt(D), P = f(S), A = Drop(P) V, gate, output projection
+// Attention shared by all models: S = Q K^T / sqrt(D), P = f(S), A = Drop(P) V, gate, output projection
 // (spec transformers 1). Which f and which gate come from the configuration; every combination is legal.
 //
-// q, k, v keep PyTorch's default of a linear layer, U(+-1/sqrt(C)) for weights and biases, in both models:
+// In BERT and OPT q, k, v keep PyTorch's default of a linear layer, U(+-1/sqrt(C)) for weights and biases:
 // the published code rebuilds its attention modules after the library's initialisation (spec 2). The three
 // weights are one group of the table, the three biases another, so that one multiplication by a (3C,C) matrix
 // makes qkv.
@@ -87,11 +87,13 @@ void attention_register(registrar *r, const oht_model *m, const attention_style 
     const char *name[3] = {"q", "k", "v"}, *theirs[3] = {style->hf_q, style->hf_k, style->hf_v};
     const int weights = r->params->n_groups, biases = weights + 1;
     char ours[64], hf_name[64];
-    for (int i = 0; i < 6; i++) { // three weights, then three biases
+    p->qkv_b = -1;
+    for (int i = 0; i < (style->no_qkv_bias ? 3 : 6); i++) { // three weights, then three biases
         snprintf(ours, sizeof ours, "attn.%s.%s", name[i % 3], i < 3 ? "weight" : "bias");
         snprintf(hf_name, sizeof hf_name, "%s.%s", theirs[i % 3], i < 3 ? "weight" : "bias");
-        const int id = reg_param(r, ours, hf_name, i < 3 ? OHT_ROLE_WEIGHT : OHT_ROLE_BIAS,
-                                 i < 3 ? weights : biases, fill_torch(C), i < 3 ? 2 : 1, (int64_t[]){C, C});
+        const int id =
+            reg_param(r, ours, hf_name, i < 3 ? OHT_ROLE_WEIGHT : OHT_ROLE_BIAS, i < 3 ? weights : biases,
+                      i < 3 ? style->qkv_weight : style->qkv_bias, i < 3 ? 2 : 1, (int64_t[]){C, C});
         if (i == 0) p->qkv_w = id;
         if (i == 3) p->qkv_b = id;
     }
@@ -104,8 +106,8 @@ oht_value attention_record(oht_graph *g, const oht_model *m, int layer, oht_valu
     const attention_params *p = &m->layer[layer].attn;
     oht_scope(g, "layer.%d.attn", layer);
     oht_value row, pi, w[4] = {OHT_NONE, OHT_NONE, OHT_NONE, OHT_NONE};
-    const oht_value qkv = oht_linear(g, x, oht_parameter_group(g, p->qkv_w, 3),
-                                     oht_parameter_group(g, p->qkv_b, 3)); // (B,T,3C)
+    const oht_value bias = p->qkv_b < 0 ? OHT_NONE : oht_parameter_group(g, p->qkv_b, 3);
+    const oht_value qkv = oht_linear(g, x, oht_parameter_group(g, p->qkv_w, 3), bias); // (B,T,3C)
     oht_value a = oht_association(g, qkv, mask, m->assoc, (int)m->cfg.heads, causal,
                                   (float)m->cfg.attention_dropout, &row);
     if (m->assoc.kind == OHT_SOFTMAX1) oht_tap(g, row, "null_mass", OHT_TAP_NULL_MASS, 0, layer);

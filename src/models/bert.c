@@ -34,6 +34,8 @@ static void declare(oht_model *m, registrar *r) {
                                    .hf_v = "attention.self.value",
                                    .hf_gate = "attention.self.alpha",
                                    .hf_out = "attention.output.dense",
+                                   .qkv_weight = fill_torch(C),
+                                   .qkv_bias = fill_torch(C),
                                    .out_weight = normal,
                                    .out_bias = fill_zero,
                                    .small_gate = 0.01};

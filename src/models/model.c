@@ -4,7 +4,10 @@
 #include "models/parts.h"
 #include "oht/memory.h"
 
-static const model_kind *const kinds[] = {[OHT_MODEL_OPT] = &model_opt, [OHT_MODEL_BERT] = &model_bert, [OHT_MODEL_STANHOP] = &model_stanhop};
+static const model_kind *const kinds[] = {[OHT_MODEL_OPT] = &model_opt,
+                                          [OHT_MODEL_BERT] = &model_bert,
+                                          [OHT_MODEL_VIT] = &model_vit,
+                                          [OHT_MODEL_STANHOP] = &model_stanhop};
 
 const char *oht_model_type_name(oht_model_type type) {
     return kinds[type]->name;
@@ -18,13 +21,18 @@ const oht_params *oht_model_params(const oht_model *m) {
     return m->params;
 }
 
+// Their positions are a table of model.max_tokens rows.
+static bool is_text(const oht_model_config *cfg) {
+    return kinds[cfg->type]->task == OHT_TASK_CLM || kinds[cfg->type]->task == OHT_TASK_MLM;
+}
+
 static oht_status check(const oht_model_config *cfg, int64_t tokens) {
     if (cfg->heads < 1 || cfg->width < 1 || cfg->width % cfg->heads != 0)
         OHT_FAIL(OHT_CONFIG, "model.heads = %lld does not divide model.width = %lld", (long long)cfg->heads,
                  (long long)cfg->width);
     if (cfg->layers < 1)
         OHT_FAIL(OHT_CONFIG, "model.layers = %lld, expected at least 1", (long long)cfg->layers);
-    if (cfg->type != OHT_MODEL_STANHOP && (tokens < 1 || tokens > cfg->max_tokens))
+    if (is_text(cfg) && (tokens < 1 || tokens > cfg->max_tokens))
         OHT_FAIL(OHT_CONFIG,
                  "rows of %lld tokens, but model.max_tokens = %lld\n"
                  "fix: model.max_tokens=%lld, or a data file with shorter rows",
@@ -57,7 +65,10 @@ oht_status oht_model_create(oht_model **out, const oht_model_config *cfg, int64_
                      .final_ln = {-1, -1},
                      .transform = none,
                      .head_ln = {-1, -1},
-                     .head_bias = -1};
+                     .head_bias = -1,
+                     .patch = none,
+                     .head = none,
+                     .class_token = -1};
     oht_status status;
     OHT_TRY_GOTO(status, build(m, tokens), fail);
     *out = m;
@@ -77,7 +88,7 @@ void oht_model_destroy(oht_model *m) {
 
 oht_status oht_model_record(const oht_model *m, oht_graph *g, bool padded, bool recompute, oht_value *loss) {
     const int64_t bt[2] = {oht_graph_rows(g), oht_graph_tokens(g)};
-    if (m->cfg.type != OHT_MODEL_STANHOP && bt[1] > m->cfg.max_tokens)
+    if (is_text(&m->cfg) && bt[1] > m->cfg.max_tokens)
         OHT_FAIL(OHT_CONFIG, "rows of %lld tokens, but model.max_tokens = %lld", (long long)bt[1],
                  (long long)m->cfg.max_tokens);
     const oht_value mask = padded ? oht_input(g, OHT_FIELD_MASK, OHT_U8, OHT_ROWS_BATCH, 2, bt) : OHT_NONE;

@@ -32,6 +32,8 @@ static void declare(oht_model *m, registrar *r) {
                                    .hf_v = "self_attn.v_proj",
                                    .hf_gate = "self_attn.alpha",
                                    .hf_out = "self_attn.out_proj",
+                                   .qkv_weight = fill_torch(C),
+                                   .qkv_bias = fill_torch(C),
                                    .out_weight = fill_torch(C),
                                    .out_bias = fill_torch(C),
                                    .small_gate = 0.001};

@@ -13,7 +13,7 @@ typedef struct norm_params {
     int gain, bias;
 } norm_params;
 typedef struct attention_params {
-    int qkv_w, qkv_b; // first of three: q, k, v
+    int qkv_w, qkv_b; // first of three: q, k, v; no biases: -1
     int gate[4];
     int n_gate;
     linear_params out;
@@ -35,6 +35,8 @@ struct oht_model {
     linear_params transform; // BERT's head
     norm_params head_ln;
     int head_bias;
+    linear_params patch, head; // ViT
+    int class_token;
     layer_params *layer;
     void *own; // what one kind alone needs; freed with the model
 };
@@ -72,7 +74,8 @@ int reg_table(registrar *r, const char *name, const char *hf_name, int64_t rows,
 // ---- attention (attention.c) ----
 typedef struct attention_style {
     const char *hf_q, *hf_k, *hf_v, *hf_gate, *hf_out; // below the layer's prefix
-    fill out_weight, out_bias;
+    fill qkv_weight, qkv_bias, out_weight, out_bias;
+    bool no_qkv_bias;
     double small_gate; // standard deviation of a linear gate's weights under gate_fine_tuning
 } attention_style;
 // The gate as the backend wants it, and its checks. Local.
@@ -88,7 +91,7 @@ oht_value attention_record(oht_graph *g, const oht_model *m, int layer, oht_valu
 oht_value rec_linear(oht_graph *g, oht_value x, linear_params p, oht_act act);
 oht_value rec_norm(oht_graph *g, const oht_model *m, oht_value x, norm_params p);
 
-// ---- the two models ----
+// ---- the models ----
 typedef struct model_kind {
     const char *name;
     oht_task task;
@@ -97,4 +100,4 @@ typedef struct model_kind {
     // The forward pass; returns the loss. mask: OHT_NONE without padded rows.
     oht_value (*record)(const oht_model *m, oht_graph *g, oht_value mask, bool recompute);
 } model_kind;
-extern const model_kind model_opt, model_bert, model_stanhop;
+extern const model_kind model_opt, model_bert, model_vit, model_stanhop;

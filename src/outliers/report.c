@@ -374,22 +374,11 @@ oht_status oht_report_curve(oht_report *r, int64_t step, double loss, double lr,
 }
 
 static oht_status write_metrics(oht_report *r, const char *group, int64_t step, const oht_eval_result *e) {
-    const struct {
-        const char *name;
-        double value;
-    } metric[] = {
-        {"loss", e->loss},
-        {"perplexity", e->perplexity},
-        {"max_inf_norm", e->outliers.max_inf_norm},
-        {"max_ffn_inf_norm", e->outliers.max_ffn_inf_norm},
-        {"max_layer_inf_norm", e->outliers.max_layer_inf_norm},
-        {"avg_kurtosis", e->outliers.avg_kurtosis},
-        {"max_kurtosis", e->outliers.max_kurtosis},
-    };
+    oht_metric metric[OHT_METRICS];
+    int n = oht_eval_metrics(e, metric);
     OHT_TRY(oht_h5_set_int(r->file, group, "step", step));
     OHT_TRY(oht_h5_set_int(r->file, group, "sequences", e->sequences));
-    for (size_t i = 0; i < sizeof(metric) / sizeof(metric[0]); i++)
-        OHT_TRY(oht_h5_set_float(r->file, group, metric[i].name, metric[i].value));
+    for (int i = 0; i < n; i++) OHT_TRY(oht_h5_set_float(r->file, group, metric[i].name, metric[i].value));
     return OHT_OK;
 }
 

@@ -14,6 +14,23 @@ enum { COLUMNS = 8, CELL = OHT_PATH + 64, SHOWN = OHT_REPORT_W8A8 }; // metrics 
 static const char *const TITLES[COLUMNS] = {"run",          "model",      "method", "avg kurtosis",
                                             "max inf norm", "perplexity", "params", "steps"};
 static const char *const METRIC_NAMES[SHOWN] = {"avg_kurtosis", "headline_inf_norm", "perplexity"};
+enum { RESULT = SHOWN - 1 };
+
+static const char *title(const oht_report_table *t, int column) {
+    if (column != 5) return TITLES[column];
+    for (int i = 1; i < t->n_runs; i++)
+        if (strcmp(t->run[i].model->title, t->run[0].model->title) != 0) return "result";
+    return t->run[0].model->title;
+}
+
+static const char *metric_name(const oht_report_run *r, int metric) {
+    return metric == RESULT ? r->model->task : METRIC_NAMES[metric];
+}
+
+// The result under its own name only: NAN for other tasks.
+static double result_of(const oht_report_run *r, const char *task, double value) {
+    return strcmp(r->model->task, task) == 0 ? value : (double)NAN;
+}
 
 // Percent of the first run of the same model; NAN where there is nothing to compare.
 static double change(const oht_report_table *t, const oht_report_run *r, int metric) {
@@ -89,7 +106,7 @@ oht_status oht_report_text(const oht_report_table *t, FILE *out) {
     int width[COLUMNS];
     if (t->n_runs == 0) return OHT_OK;
     for (int c = 0; c < COLUMNS; c++) {
-        width[c] = columns_of(TITLES[c]);
+        width[c] = columns_of(title(t, c));
         for (int i = 0; i < t->n_runs; i++) {
             cell(t, &t->run[i], c, text);
             if (columns_of(text) > width[c]) width[c] = columns_of(text);
@@ -99,7 +116,7 @@ oht_status oht_report_text(const oht_report_table *t, FILE *out) {
         for (int c = 0; c < COLUMNS; c++) {
             if (i >= 0) cell(t, &t->run[i], c, text);
             if (c > 0) fputs("  ", out);
-            print_padded(out, i < 0 ? TITLES[c] : text, width[c], c >= 3);
+            print_padded(out, i < 0 ? title(t, c) : text, width[c], c >= 3);
         }
         fputc('\n', out);
     }
@@ -127,7 +144,7 @@ static void print_markdown_cell(FILE *out, const char *text) {
 oht_status oht_report_markdown(const oht_report_table *t, FILE *out) {
     char text[CELL];
     if (t->n_runs == 0) return OHT_OK;
-    for (int c = 0; c < COLUMNS; c++) print_markdown_cell(out, TITLES[c]);
+    for (int c = 0; c < COLUMNS; c++) print_markdown_cell(out, title(t, c));
     fputs("|\n", out);
     for (int c = 0; c < COLUMNS; c++) fputs(c < 3 ? "|---" : "|---:", out);
     fputs("|\n", out);
@@ -165,7 +182,7 @@ oht_status oht_report_csv(const oht_report_table *t, FILE *out) {
           "change_percent,"
           "headline_inf_norm_change_percent,perplexity_change_percent,loss,max_inf_norm,max_ffn_inf_norm,max_"
           "layer_inf_norm,max_kurtosis,params,"
-          "step,steps\r\n",
+          "step,steps,top1,top1_change_percent\r\n",
           out);
     for (int i = 0; i < t->n_runs; i++) {
         const oht_report_run *r = &t->run[i];
@@ -174,14 +191,19 @@ oht_status oht_report_csv(const oht_report_table *t, FILE *out) {
         fprintf(out, "%s,%s,", r->model->name, r->method);
         print_csv_text(out, r->cfg.model.attention, (int)strlen(r->cfg.model.attention));
         fprintf(out, "%s,%.9g,", gate_of(r, gate), r->cfg.model.alpha);
-        for (int m = 0; m < SHOWN; m++) print_csv_number(out, r->metric[m], ",");
-        for (int m = 0; m < SHOWN; m++) print_csv_number(out, change(t, r, m), ",");
+        const double result = r->metric[RESULT], changed = change(t, r, RESULT);
+        for (int m = 0; m < RESULT; m++) print_csv_number(out, r->metric[m], ",");
+        print_csv_number(out, result_of(r, "perplexity", result), ",");
+        for (int m = 0; m < RESULT; m++) print_csv_number(out, change(t, r, m), ",");
+        print_csv_number(out, result_of(r, "perplexity", changed), ",");
         print_csv_number(out, r->loss, ",");
         print_csv_number(out, r->max_inf_norm, ",");
         print_csv_number(out, r->max_ffn_inf_norm, ",");
         print_csv_number(out, r->max_layer_inf_norm, ",");
         print_csv_number(out, r->max_kurtosis, ",");
-        fprintf(out, "%" PRId64 ",%" PRId64 ",%" PRId64 "\r\n", r->params, r->step, r->cfg.train.steps);
+        fprintf(out, "%" PRId64 ",%" PRId64 ",%" PRId64 ",", r->params, r->step, r->cfg.train.steps);
+        print_csv_number(out, result_of(r, "top1", result), ",");
+        print_csv_number(out, result_of(r, "top1", changed), "\r\n");
     }
     return OHT_OK;
 }
@@ -213,13 +235,13 @@ static json_t *run_object(const oht_report_table *t, const oht_report_run *r) {
     json_object_set_new(o, "sequences", json_integer(r->sequences));
     json_object_set_new(o, "loss", number(r->loss));
     for (int m = 0; m < SHOWN; m++)
-        json_object_set_new(o, METRIC_NAMES[m], number(r->metric[m]));
+        json_object_set_new(o, metric_name(r, m), number(r->metric[m]));
     json_object_set_new(o, "max_inf_norm", number(r->max_inf_norm));
     json_object_set_new(o, "max_ffn_inf_norm", number(r->max_ffn_inf_norm));
     json_object_set_new(o, "max_layer_inf_norm", number(r->max_layer_inf_norm));
     json_object_set_new(o, "max_kurtosis", number(r->max_kurtosis));
     for (int m = 0; m < SHOWN; m++)
-        json_object_set_new(percent, METRIC_NAMES[m], number(change(t, r, m)));
+        json_object_set_new(percent, metric_name(r, m), number(change(t, r, m)));
     json_object_set_new(o, "change_percent", percent);
     json_object_set_new(o, "largest",
                         json_pack("{s:s, s:o, s:I, s:I, s:I}", "tap", l->name, "value", number(l->inf_max), "sample", (json_int_t)l->sample,

@@ -20,6 +20,7 @@ const oht_report_model *oht_report_model_of(oht_model_type type) {
     static const oht_report_model opt = {"OPT", "perplexity", "perplexity", false, "max_layer_inf_norm", "out"};
     static const oht_report_model bert = {"BERT", "perplexity", "perplexity", false, "max_ffn_inf_norm", "ffn.out"};
     static const oht_report_model stanhop = {"STanHop-Net", "loss", "MSE", false, "max_layer_inf_norm", "out"};
+    static const oht_report_model vit = {"ViT", "top1", "top-1 %", true, "max_layer_inf_norm", "out"};
     switch (type) {
     case OHT_MODEL_OPT:
         return &opt;
@@ -27,6 +28,8 @@ const oht_report_model *oht_report_model_of(oht_model_type type) {
         return &bert;
     case OHT_MODEL_STANHOP:
         return &stanhop;
+    case OHT_MODEL_VIT:
+        return &vit;
     }
     return NULL;
 }
@@ -35,7 +38,7 @@ const oht_report_model *oht_report_model_of(oht_model_type type) {
 static oht_status name_method(oht_report_run *r) {
     const oht_model_config *m = &r->cfg.model;
     oht_assoc_spec spec;
-    OHT_TRY(oht_assoc_parse(m, m->max_tokens, &spec));
+    OHT_TRY(oht_assoc_parse(m, oht_config_tokens(&r->cfg), &spec));
     bool gated = m->gate != OHT_GATE_NONE;
     const char *base = "";
     switch (spec.kind) {
@@ -58,7 +61,7 @@ static oht_status name_method(oht_report_run *r) {
 
 static oht_status count_parameters(oht_report_run *r) {
     oht_model *model;
-    OHT_TRY(oht_model_create(&model, &r->cfg.model, r->cfg.model.max_tokens));
+    OHT_TRY(oht_model_create(&model, &r->cfg.model, oht_config_tokens(&r->cfg)));
     r->params = oht_params_count(oht_model_params(model));
     oht_model_destroy(model);
     return OHT_OK;

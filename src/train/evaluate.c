@@ -16,6 +16,7 @@
 typedef struct sums {
     double loss, labels; // over everything
     double weighted, sequences; // sum n_b l_b, sum n_b over batches that have labels
+    double measured[2]; // oht_run.measured
     int64_t rows, batches;
 } sums;
 
@@ -26,7 +27,8 @@ static oht_status start_loader(oht_session *s, int64_t batches, oht_loader **out
 }
 
 // Forward of this rank's part of one batch; returns its loss sum.
-static double forward(oht_session *s, const oht_step_batch *batch, bool observe, bool kurtosis) {
+static double forward(oht_session *s, const oht_step_batch *batch, bool observe, bool kurtosis,
+                      double measured[2]) {
     oht_run *run = s->eval;
     double loss = 0;
     run->step = (uint32_t)batch->index;
@@ -39,6 +41,7 @@ static double forward(oht_session *s, const oht_step_batch *batch, bool observe,
         oht_session_feed(run, b);
         oht_run_forward(run);
         if (b->n_labels > 0) loss += run->loss_sum;
+        for (int k = 0; k < 2; k++) measured[k] += run->measured[k];
     }
     run->observer = NULL;
     return loss;
@@ -51,19 +54,20 @@ static oht_status one_batch(oht_session *s, oht_loader *loader, int64_t index, s
     if (status == OHT_OK && !batch)
         status = oht_error_set(OHT_INTERNAL, __FILE__, __LINE__, "no data for evaluation batch %lld",
                                (long long)index);
-    double part[4] = {0, 0, oht_signals_stop_asked(), 0}; // loss sum, labels, stop, failed
+    double part[6] = {0, 0, oht_signals_stop_asked()}; // loss sum, labels, stop, failed, measured
     if (status == OHT_OK && batch) {
         part[0] = forward(s, batch, ec->inf_norm_batches == 0 || index < ec->inf_norm_batches,
-                          index < ec->kurtosis_batches);
+                          index < ec->kurtosis_batches, part + 4);
         part[1] = (double)batch->n_labels;
         status = s->be->sync(s->be);
     }
     part[3] = status != OHT_OK;
-    OHT_TRY(oht_sum_f64(s->comm, part, 4));
+    OHT_TRY(oht_sum_f64(s->comm, part, 6));
     if (part[3] > 0) OHT_TRY(oht_agree(s->comm, status));
     if (part[2] > 0) OHT_FAIL(OHT_STOPPED, "asked to stop during an evaluation");
     all->loss += part[0];
     all->labels += part[1];
+    for (int k = 0; k < 2; k++) all->measured[k] += part[4 + k];
     all->rows += batch->global_rows;
     all->batches++;
     if (part[1] > 0) {
@@ -86,6 +90,10 @@ static oht_status all_batches(oht_session *s, oht_loader *loader, int64_t batche
     out->loss = all.labels > 0 ? all.loss / all.labels : 0;
     out->perplexity =
         all.sequences > 0 ? exp(all.weighted / all.sequences) : 1; // may overflow to inf, as the reference's
+    if (s->task == OHT_TASK_IMAGES) {
+        out->top1 = 100.0 * all.measured[0] / (double)all.rows;
+        out->top5 = 100.0 * all.measured[1] / (double)all.rows;
+    }
     out->sequences = all.rows;
     out->batches = all.batches;
     oht_stats_metrics(s->eval_stats, &out->outliers);
@@ -100,6 +108,7 @@ static oht_status all_batches(oht_session *s, oht_loader *loader, int64_t batche
 
 oht_status oht_evaluate(oht_session *s, int64_t max_batches, oht_eval_result *out) {
     memset(out, 0, sizeof(*out));
+    out->task = s->task;
     int64_t rows = s->data.rows[OHT_SPLIT_VALIDATION], size = s->cfg->eval.batch;
     int64_t batches = (rows + size - 1) / size;
     if (max_batches > 0 && max_batches < batches) batches = max_batches;

@@ -51,26 +51,35 @@ static const char *number(char out[32], double x) {
     return out;
 }
 
+// One line for people: what the task is judged by.
+static void announce_evaluation(const oht_eval_result *r, long long step, double seconds) {
+    char quality[64];
+    if (r->task == OHT_TASK_IMAGES)
+        snprintf(quality, sizeof(quality), "top-1 %.2f %%, top-5 %.2f %%", r->top1, r->top5);
+    else
+        snprintf(quality, sizeof(quality), "perplexity %.3f", r->perplexity);
+    oht_log(
+        "evaluation at step %lld: loss %.4f, %s, max inf norm %.3g, average kurtosis %.3g (%lld %s, %.1f s)",
+        step, r->loss, quality, r->outliers.max_inf_norm, r->outliers.avg_kurtosis, (long long)r->sequences,
+        r->task == OHT_TASK_IMAGES ? "images" : "sequences", seconds);
+}
+
 static oht_status record_evaluation(trainer *t, const oht_eval_result *r, double seconds) {
-    char n[7][32], line[1024];
-    const oht_outlier_metrics *o = &r->outliers;
+    char x[32], line[1024];
+    oht_metric metric[OHT_METRICS];
     long long step = (long long)t->s->state.step;
-    snprintf(
-        line, sizeof(line),
-        "{\"step\": %lld, \"eval\": {\"loss\": %s, \"perplexity\": %s, \"sequences\": %lld, \"batches\": "
-        "%lld, "
-        "\"max_inf_norm\": %s, \"max_ffn_inf_norm\": %s, \"max_layer_inf_norm\": %s, \"avg_kurtosis\": %s, "
-        "\"max_kurtosis\": %s, \"seconds\": %.3f}}",
-        step, number(n[0], r->loss), number(n[1], r->perplexity), (long long)r->sequences,
-        (long long)r->batches, number(n[2], o->max_inf_norm), number(n[3], o->max_ffn_inf_norm),
-        number(n[4], o->max_layer_inf_norm), number(n[5], o->avg_kurtosis), number(n[6], o->max_kurtosis),
-        seconds);
+    int n = snprintf(line, sizeof(line), "{\"step\": %lld, \"eval\": {", step),
+        count = oht_eval_metrics(r, metric);
+    for (int i = 0; i < count; i++)
+        n += snprintf(line + n, sizeof(line) - (size_t)n, "\"%s\": %s, ", metric[i].name,
+                      number(x, metric[i].value));
+    snprintf(line + n, sizeof(line) - (size_t)n,
+             "\"sequences\": %lld, \"batches\": %lld, \"seconds\": %.3f}}", (long long)r->sequences,
+             (long long)r->batches, seconds);
     OHT_TRY(oht_rundir_append(&t->dir, line));
     OHT_TRY(oht_report_eval(t->report, step, r, t->s->eval_stats));
     OHT_TRY(oht_report_publish(t->report, true));
-    oht_log("evaluation at step %lld: loss %.4f, perplexity %.3f, max inf norm %.3g, average kurtosis %.3g "
-            "(%lld sequences, %.1f s)",
-            step, r->loss, r->perplexity, o->max_inf_norm, o->avg_kurtosis, (long long)r->sequences, seconds);
+    announce_evaluation(r, step, seconds);
     return OHT_OK;
 }
 
@@ -236,10 +245,10 @@ static void announce(const trainer *t) {
     const oht_config *cfg = t->cfg;
     oht_session_memory m = oht_session_bytes(s);
     int size = oht_comm_size(t->comm);
-    oht_log("%s, attention %s: %lld parameters; %lld + %lld sequences of %lld tokens",
+    oht_log("%s, attention %s: %lld parameters; %lld + %lld %s of %lld tokens",
             oht_model_type_name(cfg->model.type), cfg->model.attention,
             (long long)oht_params_count(s->params), (long long)s->data.rows[0], (long long)s->data.rows[1],
-            (long long)s->tokens);
+            s->task == OHT_TASK_IMAGES ? "images" : "sequences", (long long)s->tokens);
     oht_log("%d rank%s x %d thread%s; MiB per rank: weights %.0f, gradients %.0f, optimizer %.0f, "
             "activations %.0f",
             size, size == 1 ? "" : "s", s->be->threads, s->be->threads == 1 ? "" : "s",

@@ -43,6 +43,9 @@ static oht_status check_data(const oht_session *s) {
                  cfg->data.path, oht_task_data(d->task), oht_model_type_name(cfg->model.type),
                  oht_task_data(s->task), oht_task_model(d->task));
     if (s->task == OHT_TASK_CLM || s->task == OHT_TASK_MLM) OHT_TRY(check_text(cfg, d));
+    if (s->task == OHT_TASK_IMAGES && d->classes > cfg->model.classes)
+        OHT_FAIL(OHT_DATA, "%s has %lld classes, but model.classes = %lld\nfix: model.classes=%lld", cfg->data.path,
+                 (long long)d->classes, (long long)cfg->model.classes, (long long)d->classes);
     if ((s->parts & OHT_FOR_TRAINING) && d->rows[OHT_SPLIT_TRAIN] < 1)
         OHT_FAIL(OHT_DATA, "%s: has no training samples", cfg->data.path);
     return OHT_OK;
@@ -78,8 +81,9 @@ static oht_status same_data(oht_session *s) {
 oht_data_info oht_session_imagined_data(const oht_config *cfg) {
     return (oht_data_info){.task = oht_model_task(&cfg->model),
                            .rows = {1, 1},
-                           .tokens = cfg->data.tokens ? cfg->data.tokens : cfg->model.max_tokens,
-                           .vocab_size = cfg->model.vocab_size};
+                           .tokens = oht_config_tokens(cfg),
+                           .vocab_size = cfg->model.vocab_size,
+                           .classes = cfg->model.classes};
 }
 
 // ---- model and graphs ----
@@ -159,7 +163,7 @@ oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_confi
         OHT_TRY_GOTO(status, oht_agree(comm, open_data(s)), fail);
         OHT_TRY_GOTO(status, same_data(s), fail);
     }
-    s->tokens = s->data.tokens;
+    s->tokens = s->task == OHT_TASK_IMAGES ? oht_config_tokens(cfg) : s->data.tokens;
     OHT_TRY_GOTO(status, oht_agree(comm, build(s)), fail);
     *out = s;
     return OHT_OK;
@@ -314,7 +318,9 @@ oht_loader_config oht_session_loader(const oht_session *s, oht_split split, int6
                                .rank = oht_comm_rank(s->comm),
                                .size = oht_comm_size(s->comm),
                                .mlm_probability = cfg->data.mlm_probability,
-                               .mask_seed = (uint64_t)cfg->eval.mask_seed};
+                               .mask_seed = (uint64_t)cfg->eval.mask_seed,
+                               .threads = (int)cfg->data.threads,
+                               .config = cfg};
 }
 
 void oht_session_feed(oht_run *run, const oht_batch *b) {

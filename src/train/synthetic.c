@@ -1,7 +1,9 @@
-// Random batches without a data file: tokens uniform in the vocabulary; OPT's labels are the next tokens,
-// BERT's the tokens at positions drawn with data.mlm_probability. Every draw is a function of (seed, step,
-// sample, token).
+// Random batches without a data file: images of random bytes with a random class; tokens uniform in the
+// vocabulary; OPT's labels are the next tokens, BERT's the tokens at positions drawn with
+// data.mlm_probability. Every draw is a function of (seed, step, sample, token).
 #include "train/synthetic.h"
+
+#include <string.h>
 
 #include "oht/memory.h"
 #include "oht/random.h"
@@ -11,19 +13,29 @@ struct oht_synthetic {
     int64_t rows; // of this rank
     oht_batch *micro;
     int32_t *tokens, *labels, *positions; // (rows,T) each; picked ones packed per micro-batch
+    uint8_t *images; // (rows,S,S,3)
+    float *targets; // (rows,classes)
     int64_t *row_id;
     oht_step_batch batch;
 };
 
-enum { TOKEN_SITE = 1, PICK_SITE = 2 };
+enum { TOKEN_SITE = 1, PICK_SITE = 2, PIXEL_SITE = 3, CLASS_SITE = 4 };
+
+static int64_t image_bytes(const oht_session *s) {
+    return 3 * s->cfg->model.image_size * s->cfg->model.image_size;
+}
 
 static oht_status allocate(oht_synthetic *b) {
-    size_t cells = (size_t)(b->rows * b->s->tokens);
+    size_t rows = (size_t)b->rows, cells = rows * (size_t)b->s->tokens;
     OHT_TRY(OHT_ALLOC(&b->micro, (size_t)b->batch.n_micro, "micro-batches"));
+    OHT_TRY(OHT_ALLOC(&b->row_id, rows, "row ids"));
+    if (b->s->task == OHT_TASK_IMAGES) {
+        OHT_TRY(OHT_ALLOC(&b->images, rows * (size_t)image_bytes(b->s), "images"));
+        return OHT_ALLOC(&b->targets, rows * (size_t)b->s->cfg->model.classes, "targets");
+    }
     OHT_TRY(OHT_ALLOC(&b->tokens, cells, "tokens"));
     OHT_TRY(OHT_ALLOC(&b->labels, cells, "labels"));
     OHT_TRY(OHT_ALLOC(&b->positions, cells, "positions"));
-    OHT_TRY(OHT_ALLOC(&b->row_id, (size_t)b->rows, "row ids"));
     return OHT_OK;
 }
 
@@ -56,6 +68,8 @@ void oht_synthetic_destroy(oht_synthetic *b) {
     oht_free(b->labels);
     oht_free(b->positions);
     oht_free(b->row_id);
+    oht_free(b->images);
+    oht_free(b->targets);
     oht_free(b);
 }
 
@@ -71,7 +85,31 @@ static oht_array array(const void *data, size_t n, size_t size) {
 }
 
 // Rows [first, first + rows) of this rank become one micro-batch.
-static void fill(oht_synthetic *b, oht_batch *m, int64_t step, int64_t first) {
+static void fill_images(oht_synthetic *b, oht_batch *m, int64_t step, int64_t first) {
+    const oht_session *s = b->s;
+    int64_t n = image_bytes(s), V = s->cfg->model.classes, rank = oht_comm_rank(s->comm),
+            size = oht_comm_size(s->comm);
+    uint8_t *images = b->images + first * n;
+    float *targets = b->targets + first * V;
+    memset(targets, 0, (size_t)(m->rows * V) * sizeof(*targets));
+    for (int64_t j = 0; j < m->rows; j++) {
+        int64_t sample = rank + (first + j) * size;
+        b->row_id[first + j] = sample;
+        targets[j * V + draw(b, CLASS_SITE, step, sample, 0) % V] = 1.0f;
+        for (int64_t i = 0; i < n; i += 4) {
+            uint32_t four = draw(b, PIXEL_SITE, step, sample, i);
+            memcpy(images + j * n + i, &four, n - i < 4 ? (size_t)(n - i) : 4);
+        }
+    }
+    m->n_labels = m->rows;
+    m->sample0 = (uint32_t)(rank + first * size);
+    m->stride = (uint32_t)size;
+    m->field[OHT_FIELD_IMAGES] = array(images, (size_t)(m->rows * n), 1);
+    m->field[OHT_FIELD_TARGETS] = array(targets, (size_t)(m->rows * V), sizeof(*targets));
+}
+
+// The same of tokens.
+static void fill_text(oht_synthetic *b, oht_batch *m, int64_t step, int64_t first) {
     const oht_session *s = b->s;
     bool mlm = s->task == OHT_TASK_MLM;
     int64_t T = s->tokens, rank = oht_comm_rank(s->comm), size = oht_comm_size(s->comm);
@@ -111,7 +149,10 @@ const oht_step_batch *oht_synthetic_next(oht_synthetic *b, int64_t step) {
     for (int64_t i = 0; i < b->batch.n_micro; i++) {
         int64_t left = b->rows - first;
         b->micro[i] = (oht_batch){.rows = left < capacity ? left : capacity};
-        fill(b, &b->micro[i], step, first);
+        if (b->s->task == OHT_TASK_IMAGES)
+            fill_images(b, &b->micro[i], step, first);
+        else
+            fill_text(b, &b->micro[i], step, first);
         first += b->micro[i].rows;
         b->batch.n_labels += b->micro[i].n_labels;
     }

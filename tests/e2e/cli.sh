@@ -105,8 +105,12 @@ expect 0 check -c "$OHT_SOURCE/jobs/opt-125m.yaml" data.tokens=512; says out "pa
 expect 0 check -c "$OHT_SOURCE/jobs/bert-base.yaml" data.tokens=128; says out "parameters: 109,514,298"
 sed '/^model: /,$d' out >resolved.yaml # what it prints first is a configuration
 expect 0 check -c resolved.yaml data.tokens=128; says out "parameters: 109,514,298"
+expect 0 check -c "$OHT_SOURCE/jobs/vit-s16.yaml"; says out "parameters: 22,037,224"
+expect 0 check -c "$OHT_SOURCE/jobs/vit-s16.yaml" model.patch_bias=true model.qkv_bias=true model.pre_norm=false; says out "parameters: 22,050,664"
 for job in "$OHT_SOURCE"/jobs/*.yaml; do
-    expect 0 check -c "$job" data.tokens=128
+    length=data.tokens=128
+    [[ $job == */vit-* ]] && length=model.patch=16 # its length follows from the image
+    expect 0 check -c "$job" "$length"
 done
 
 # The reference in jobs/README.md is the program's.

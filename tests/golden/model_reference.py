@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes model_reference.json: loss, gradients and taps of small BERT and OPT models in float64 with PyTorch's autograd.
+"""Makes model_reference.json: loss, gradients and taps of small BERT, OPT and ViT models in float64 with PyTorch's autograd.
 
 Written from the equations (spec transformers 1 and 2) and not from the C code; needs PyTorch, run by hand:
     python3 model_reference.py > model_reference.json
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 torch.set_default_dtype(torch.float64)
 B, T, V, FFN = 3, 9, 29, 20
+SIDE, PATCH, CLASSES = 12, 4, 7  # images: 9 patches and the class token
 
 
 def hash32(x):
@@ -112,11 +113,20 @@ def shapes_of(c):
     def norm(name, n):
         out[name + ".weight"], out[name + ".bias"] = (n,), (n,)
 
-    out["embed.tokens.weight"] = (V, e)
-    out["embed.positions.weight"] = (T + (2 if c["type"] == "opt" else 0), d)
+    vit = c["type"] == "vit"
+    if vit:
+        linear("embed.patch", d, 3 * PATCH * PATCH, c["patch_bias"])
+        out["embed.class"], out["embed.positions"] = (1, d), ((SIDE // PATCH) ** 2 + 1, d)
+        if c["pre_norm"]:
+            norm("embed.ln", d)
+        norm("final_ln", d)
+        linear("head", CLASSES, d)
+    else:
+        out["embed.tokens.weight"] = (V, e)
+        out["embed.positions.weight"] = (T + (2 if c["type"] == "opt" else 0), d)
     for l in range(2):
         for x in "qkv":
-            linear(f"layer.{l}.attn.{x}", d, d)
+            linear(f"layer.{l}.attn.{x}", d, d, not vit or c["qkv_bias"])
         for name, shape in gate_shapes(c, d).items():
             out[f"layer.{l}.attn.gate.{name}"] = shape
         linear(f"layer.{l}.attn.out", d, d)
@@ -124,6 +134,8 @@ def shapes_of(c):
         linear(f"layer.{l}.ffn2", d, FFN)
         norm(f"layer.{l}.ln1", d)
         norm(f"layer.{l}.ln2", d)
+    if vit:
+        return out
     if c["type"] == "bert":
         out["embed.types.weight"] = (2, d)
         norm("embed.ln", d)
@@ -142,7 +154,7 @@ def shapes_of(c):
 class Model:
     def __init__(self, c):
         self.c, self.p, self.taps = c, fill(shapes_of(c)), []
-        self.eps = 1e-12 if c["type"] == "bert" else 1e-5
+        self.eps = {"bert": 1e-12, "opt": 1e-5, "vit": 1e-6}[c["type"]]
 
     def tap(self, name, x):
         self.taps.append((name, x.detach()))
@@ -178,7 +190,7 @@ class Model:
 
     def attention(self, x, l, visible):
         c, h = self.c, self.c["heads"]
-        split = lambda y: y.view(y.shape[0], T, h, -1).transpose(1, 2)  # (B,H,T,D)
+        split = lambda y: y.view(y.shape[0], y.shape[1], h, -1).transpose(1, 2)  # (B,H,T,D)
         q, k, v = (split(self.linear(x, f"layer.{l}.attn.{n}")) for n in "qkv")
         s = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
         p = rows(s, visible, c["assoc"])
@@ -239,6 +251,26 @@ class Model:
         return F.cross_entropy(logits.reshape(B * T, V), data["labels"].reshape(-1), ignore_index=-1)
 
 
+    def vit(self, data):
+        x = (data["images"] / 255 - 0.5) / 0.5  # (B,3,S,S)
+        kernel = self.p["embed.patch.weight"].view(-1, 3, PATCH, PATCH)
+        x = F.conv2d(x, kernel, self.p.get("embed.patch.bias"), stride=PATCH)  # patches row by row
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([self.p["embed.class"].expand(B, 1, -1), x], 1) + self.p["embed.positions"]
+        if self.c["pre_norm"]:
+            x = self.tap("embed.ln.out", self.norm(x, "embed.ln"))
+        visible = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool)
+        for l in range(2):
+            n = f"layer.{l}."
+            x = x + self.attention(self.tap(n + "ln1.out", self.norm(x, n + "ln1")), l, visible)
+            h = self.tap(n + "ln2.out", self.norm(x, n + "ln2"))
+            h = self.tap(n + "ffn1.out", F.gelu(self.linear(h, n + "ffn1")))
+            x = self.tap(n + "out", x + self.tap(n + "ffn.out", self.linear(h, n + "ffn2")))
+        x = self.tap("final_ln.out", self.norm(x, "final_ln"))
+        self.logits = self.linear(x[:, 0], "head")
+        return -(data["targets"] * torch.log_softmax(self.logits, -1)).sum(-1).mean()
+
+
 # ---- cases -----------------------------------------------------------------------------------------------------------
 ASSOC = {
     "vanilla": {"kind": "softmax"},
@@ -255,6 +287,10 @@ def case(type, attention="vanilla", gate="none", form="linear", width=18, embed=
     return {"type": type, "attention": attention, "assoc": ASSOC[attention], "gate": gate, "gate_form": form,
             "gate_init": init, "gate_fine_tuning": fine, "width": width, "embed_width": embed or width, "heads": 3,
             "norm": norm or ("post" if type == "bert" else "pre"), "padded": padded}
+
+
+def image_case(attention="vanilla", patch_bias=False, qkv_bias=False, pre_norm=True, **rest):
+    return case("vit", attention, **rest) | {"patch_bias": patch_bias, "qkv_bias": qkv_bias, "pre_norm": pre_norm}
 
 
 HEAD, TOKEN, FREE = "conditional_per_head", "conditional_per_token", "unconditional_per_head"
@@ -285,7 +321,21 @@ CASES = [case(t, a) for t in ("bert", "opt") for a in ASSOC] + [
     case("bert", "sparsemax", padded=True),
     case("opt", "softmax1", padded=True),
     case("opt", "vanilla", gate=TOKEN, padded=True),
+] + [image_case(a) for a in ASSOC] + [
+    image_case(patch_bias=True, qkv_bias=True, pre_norm=False),
+    image_case("softmax1", qkv_bias=True),
+    image_case("softmax1", patch_bias=True, gate=TOKEN, init=0.25),
+    image_case("softmax1", pre_norm=False, gate=HEAD, form="mlp", width=24),
+    image_case("clipped(-.025:1)", gate=TOKEN, form="all_features"),
+    image_case("entmax15", gate=FREE, fine=True),
 ]
+
+
+def images(c):
+    """Bytes as pixels, rows top to bottom, R G B interleaved; soft targets that add up to 1."""
+    pixels = torch.tensor([hash32(5000 + i) % 256 for i in range(B * SIDE * SIDE * 3)]).view(B, SIDE, SIDE, 3)
+    weights = torch.tensor([[float(1 + hash32(7000 + b * CLASSES + k) % 16) for k in range(CLASSES)] for b in range(B)])
+    return {"images": pixels.permute(0, 3, 1, 2), "targets": weights / weights.sum(1, keepdim=True)}
 
 
 def batch(c):
@@ -314,16 +364,26 @@ def number(x):
 
 
 def main():
-    out = {"comment": "made by model_reference.py", "rows": B, "tokens": T, "vocab_size": V, "ffn": FFN, "layers": 2,
+    out = {"comment": "made by model_reference.py", "rows": B, "tokens": T, "vocab_size": V, "ffn": FFN, "layers": 2, "image_size": SIDE, "patch": PATCH, "classes": CLASSES,
            "batches": {}, "cases": []}
     for c in CASES:
-        model, data = Model(c), batch(c)
+        image = c["type"] == "vit"
+        model, data = Model(c), images(c) if image else batch(c)
         loss = getattr(model, c["type"])(data)
         loss.backward()
         name = c["type"] + ("-padded" if c["padded"] else "")
-        out["batches"][name] = {k: v.int().flatten().tolist() for k, v in data.items()}
+        if image:
+            out["batches"][name] = {"images": data["images"].permute(0, 2, 3, 1).flatten().tolist(),
+                                    "targets": data["targets"].flatten().tolist()}
+        else:
+            out["batches"][name] = {k: v.int().flatten().tolist() for k, v in data.items()}
         total = math.sqrt(sum(p.grad.pow(2).sum().item() for p in model.p.values() if p.grad is not None))
         head = {k: v for k, v in c.items() if k != "assoc"} | {"batch": name, "loss": loss.item(), "grad_norm": total}
+        if image:  # evaluation: plain cross-entropy against the class of largest weight
+            labels = data["targets"].argmax(1)
+            rank = (model.logits > model.logits.gather(1, labels[:, None])).sum(1)
+            head |= {"eval_loss": F.cross_entropy(model.logits, labels).item(), "labels": labels.tolist(),
+                     "top1": int((rank < 1).sum()), "top5": int((rank < 5).sum())}
         # A padded OPT row's taps depend on what is done at the pads, which no loss sees.
         taps = [] if c["padded"] and c["type"] == "opt" else model.taps
         head["taps"] = [

@@ -56,12 +56,12 @@ static int choice(const json_t *c, const char *key, const char *const *names, in
 }
 
 static oht_model_config config(const json_t *c) {
-    static const char *const types[] = {"opt", "bert"}, *const norms[] = {"pre", "post"};
+    static const char *const types[] = {"opt", "bert", "vit"}, *const norms[] = {"pre", "post"};
     static const char *const gates[] = {"none", "unconditional_per_head", "conditional_per_head",
                                         "conditional_per_token"};
     static const char *const forms[] = {"linear", "mlp", "mlp2", "all_features"};
     oht_model_config cfg = {
-        .type = (oht_model_type)choice(c, "type", types, 2),
+        .type = (oht_model_type)choice(c, "type", types, 3),
         .layers = (int64_t)golden_number(golden, "layers"),
         .width = (int64_t)golden_number(c, "width"),
         .heads = (int64_t)golden_number(c, "heads"),
@@ -76,7 +76,16 @@ static oht_model_config config(const json_t *c) {
         .gate_fine_tuning = json_is_true(golden_get(c, "gate_fine_tuning")),
         .init_std = 0.02,
     };
-    cfg.layernorm_eps = cfg.type == OHT_MODEL_BERT ? 1e-12 : 1e-5;
+    const double eps[] = {[OHT_MODEL_OPT] = 1e-5, [OHT_MODEL_BERT] = 1e-12, [OHT_MODEL_VIT] = 1e-6};
+    cfg.layernorm_eps = eps[cfg.type];
+    if (cfg.type == OHT_MODEL_VIT) {
+        cfg.image_size = (int64_t)golden_number(golden, "image_size");
+        cfg.patch = (int64_t)golden_number(golden, "patch");
+        cfg.classes = (int64_t)golden_number(golden, "classes");
+        cfg.patch_bias = json_is_true(golden_get(c, "patch_bias"));
+        cfg.qkv_bias = json_is_true(golden_get(c, "qkv_bias"));
+        cfg.pre_norm = json_is_true(golden_get(c, "pre_norm"));
+    }
     snprintf(cfg.attention, sizeof cfg.attention, "%s", golden_string(c, "attention"));
     return cfg;
 }
@@ -117,6 +126,10 @@ typedef struct input {
     int32_t *tokens, *labels, *positions;
     uint8_t *mask;
     size_t tokens_n, labels_size, positions_n;
+    int64_t tokens_per_row;
+    uint8_t *images; // ViT; then labels belong to evaluation
+    float *targets;
+    size_t images_n, targets_n;
 } input;
 
 static int32_t *ints(const json_t *node, const char *key, size_t *n) {
@@ -126,6 +139,23 @@ static int32_t *ints(const json_t *node, const char *key, size_t *n) {
     for (size_t i = 0; i < *n; i++) y[i] = (int32_t)x[i];
     free(x);
     return y;
+}
+
+static input images_of(const json_t *c, const oht_model_config *cfg) {
+    const json_t *b = golden_get(golden_get(golden, "batches"), golden_string(c, "batch"));
+    input in = {.rows = (int64_t)golden_number(golden, "rows")};
+    in.tokens_per_row = (cfg->image_size / cfg->patch) * (cfg->image_size / cfg->patch) + 1;
+    double *pixels = golden_doubles(b, "images", &in.images_n), *targets = golden_doubles(b, "targets", &in.targets_n);
+    in.images = calloc(in.images_n, 1);
+    in.targets = calloc(in.targets_n, sizeof *in.targets);
+    assert_true(in.images != NULL && in.targets != NULL);
+    for (size_t i = 0; i < in.images_n; i++) in.images[i] = (uint8_t)pixels[i];
+    for (size_t i = 0; i < in.targets_n; i++) in.targets[i] = (float)targets[i];
+    free(pixels);
+    free(targets);
+    in.labels = ints(c, "labels", &in.labels_size);
+    in.labels_n = in.rows;
+    return in;
 }
 
 static input input_of(const json_t *c, bool mlm) {
@@ -143,6 +173,7 @@ static input input_of(const json_t *c, bool mlm) {
     assert_non_null(in.mask);
     for (size_t i = 0; i < in.tokens_n; i++) in.mask[i] = (uint8_t)mask[i];
     free(mask);
+    in.tokens_per_row = (int64_t)(in.tokens_n / (size_t)in.rows);
     return in;
 }
 
@@ -151,17 +182,19 @@ static void input_free(input *in) {
     free(in->labels);
     free(in->positions);
     free(in->mask);
+    free(in->images);
+    free(in->targets);
 }
 
 // Loss (mean over labels) of one graph; gradients into grad in training; taps into s when not NULL.
 static double execute(oht_backend *be, const oht_model *m, oht_mode mode, const input *in, bool padded,
-                      bool recompute, float *param, float *grad, seen *s) {
+                      bool recompute, float *param, float *grad, seen *s, double hits[2]) {
     oht_graph *g;
     oht_value loss;
     void *arena;
     oht_run *run;
     ok(oht_graph_create(&g, be, oht_model_params(m), mode, CAPACITY,
-                        (int64_t)(in->tokens_n / (size_t)in->rows)),
+                        in->tokens_per_row),
        "graph");
     ok(oht_model_record(m, g, padded, recompute, &loss), "record");
     ok(oht_plan(g, loss), "plan");
@@ -180,11 +213,14 @@ static double execute(oht_backend *be, const oht_model *m, oht_mode mode, const 
     oht_run_feed(run, OHT_FIELD_LABELS, in->labels, in->labels_size * sizeof *in->labels);
     if (in->positions != NULL)
         oht_run_feed(run, OHT_FIELD_POSITIONS, in->positions, in->positions_n * sizeof *in->positions);
+    oht_run_feed(run, OHT_FIELD_IMAGES, in->images, in->images_n);
+    oht_run_feed(run, OHT_FIELD_TARGETS, in->targets, in->targets_n * sizeof *in->targets);
     if (padded) oht_run_feed(run, OHT_FIELD_MASK, in->mask, in->tokens_n);
     oht_run_forward(run);
     if (mode == OHT_TRAIN) oht_run_backward(run);
     ok(be->sync(be), "sync");
     const double result = run->loss_sum / (double)in->labels_n;
+    if (hits != NULL) memcpy(hits, run->measured, sizeof run->measured);
     oht_run_destroy(run);
     be->free(be, arena);
     oht_graph_destroy(g);
@@ -261,12 +297,13 @@ static void near_loss(double value, double expected, const char *label, const ch
 static void one_case(oht_backend *be, const json_t *c) {
     const oht_model_config cfg = config(c);
     const bool padded = json_is_true(golden_get(c, "padded"));
+    const bool image = cfg.type == OHT_MODEL_VIT;
     char label[256];
     snprintf(label, sizeof label, "%s %s gate %s/%s norm %s%s", golden_string(c, "type"), cfg.attention,
              golden_string(c, "gate"), golden_string(c, "gate_form"), golden_string(c, "norm"),
              padded ? " padded" : "");
     oht_model *m;
-    ok(oht_model_create(&m, &cfg, cfg.max_tokens), label);
+    ok(oht_model_create(&m, &cfg, image ? 10 : cfg.max_tokens), label);
     const oht_params *params = oht_model_params(m);
     float *param, *grad, *again;
     ok(OHT_ALLOC(&param, params->flat_count, "parameters"), label);
@@ -275,22 +312,27 @@ static void one_case(oht_backend *be, const json_t *c) {
     fill(params, param);
     for (size_t i = 0; i < params->flat_count; i++) grad[i] = again[i] = NAN; // all must be written
 
-    input in = input_of(c, oht_model_task(&cfg) == OHT_TASK_MLM);
+    input in = image ? images_of(c, &cfg) : input_of(c, cfg.type == OHT_MODEL_BERT);
     static seen train, eval;
     const double expected = golden_number(c, "loss");
-    near_loss(execute(be, m, OHT_TRAIN, &in, padded, false, param, grad, &train), expected, label,
+    near_loss(execute(be, m, OHT_TRAIN, &in, padded, false, param, grad, &train, NULL), expected, label,
               "in training");
     compare_gradients(c, params, grad, label);
     compare_taps(c, &train, label);
-    near_loss(execute(be, m, OHT_EVAL, &in, padded, false, param, NULL, &eval), expected, label,
-              "in evaluation");
+    double hits[2];
+    near_loss(execute(be, m, OHT_EVAL, &in, padded, false, param, NULL, &eval, hits),
+              image ? golden_number(c, "eval_loss") : expected, label, "in evaluation");
+    if (image) {
+        assert_true(hits[0] == golden_number(c, "top1"));
+        assert_true(hits[1] == golden_number(c, "top5"));
+    }
     compare_taps(c, &eval, label);
-    near_loss(execute(be, m, OHT_TRAIN, &in, padded, true, param, again, &train), expected, label,
+    near_loss(execute(be, m, OHT_TRAIN, &in, padded, true, param, again, &train, NULL), expected, label,
               "with recomputation");
     compare_taps(c, &train, label);
     assert_memory_equal(grad, again, params->flat_count * sizeof *grad); // recomputation changes no bit
-    if (!padded) { // a mask of ones is no mask
-        near_loss(execute(be, m, OHT_TRAIN, &in, true, false, param, again, NULL), expected, label,
+    if (!padded && !image) { // a mask of ones is no mask
+        near_loss(execute(be, m, OHT_TRAIN, &in, true, false, param, again, NULL, NULL), expected, label,
                   "with a full mask");
         compare_gradients(c, params, again, label);
     }
@@ -306,7 +348,7 @@ static void test_reference(void **state) {
     oht_backend *be;
     ok(oht_backend_cpu_create(&be), "backend");
     const json_t *cases = golden_get(golden, "cases");
-    assert_true(json_array_size(cases) >= 38);
+    assert_true(json_array_size(cases) >= 50);
     for (size_t i = 0; i < json_array_size(cases); i++) one_case(be, golden_at(cases, i));
     printf("%zu models: gradients at most %.3f of the bound, loss off by %.1e, taps by %.1e\n",
            json_array_size(cases), worst_grad, worst_loss, worst_tap);

@@ -38,6 +38,33 @@ static void linear_golden(void **state) {
     json_decref(all);
 }
 
+// Per epoch of 25 updates: any update of an epoch has the epoch's rate. Per update: as if an epoch were one.
+static void cosine_vit_golden(void **state) {
+    (void)state;
+    json_t *all = golden_load("transformers");
+    const json_t *list = golden_get(all, "lr_cosine_vit");
+    assert_true(json_array_size(list) >= 8);
+    for (int64_t epoch = 1; epoch <= 25; epoch += 24)
+        for (size_t i = 0; i < json_array_size(list); i++) {
+            oht_train_config cfg = {.schedule = OHT_LR_COSINE_END,
+                                    .lr = 1e-3,
+                                    .lr_end = 1e-5,
+                                    .warmup_lr = 1e-6,
+                                    .lr_every = epoch,
+                                    .warmup_steps = 10 * epoch,
+                                    .steps = 150 * epoch};
+            int64_t first = epoch * (int64_t)golden_number(golden_at(list, i), "epoch");
+            double want = golden_number(golden_at(list, i), "lr");
+            NEAR(oht_learning_rate(&cfg, first), want, 1e-17);
+            NEAR(oht_learning_rate(&cfg, first + epoch - 1), want, 1e-17);
+        }
+    oht_train_config cfg = {.schedule = OHT_LR_COSINE_END, .lr = 1e-3, .lr_end = 1e-5, .lr_every = 1, .steps = 100};
+    NEAR(oht_learning_rate(&cfg, 0), 1e-3, 0); // no warm-up
+    NEAR(oht_learning_rate(&cfg, 100), 1e-5, 1e-17);
+    NEAR(oht_learning_rate(&cfg, 150), 1e-5, 1e-17); // a run that was made longer
+    json_decref(all);
+}
+
 static void final_fraction_golden(void **state) {
     (void)state;
     json_t *all = golden_load("transformers");
@@ -155,7 +182,8 @@ static void clipping(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(linear_golden), cmocka_unit_test(final_fraction_golden),
+        cmocka_unit_test(linear_golden), cmocka_unit_test(cosine_vit_golden),
+        cmocka_unit_test(final_fraction_golden),
         cmocka_unit_test(all_schedules), cmocka_unit_test(known_points),
         cmocka_unit_test(degenerate),    cmocka_unit_test(clipping),
     };

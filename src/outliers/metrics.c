@@ -1,0 +1,25 @@
+// The names of what an evaluation measures: files, reports and log lines list them from here.
+#include "oht/outliers.h"
+
+int oht_eval_metrics(const oht_eval_result *r, oht_metric out[OHT_METRICS]) {
+    int n = 0;
+    out[n++] = (oht_metric){"loss", r->loss};
+    switch (r->task) {
+    case OHT_TASK_CLM:
+    case OHT_TASK_MLM:
+        out[n++] = (oht_metric){"perplexity", r->perplexity};
+        break;
+    case OHT_TASK_SERIES:
+        break;
+    case OHT_TASK_IMAGES:
+        out[n++] = (oht_metric){"top1", r->top1};
+        out[n++] = (oht_metric){"top5", r->top5};
+        break;
+    }
+    out[n++] = (oht_metric){"max_inf_norm", r->outliers.max_inf_norm};
+    out[n++] = (oht_metric){"max_ffn_inf_norm", r->outliers.max_ffn_inf_norm};
+    out[n++] = (oht_metric){"max_layer_inf_norm", r->outliers.max_layer_inf_norm};
+    out[n++] = (oht_metric){"avg_kurtosis", r->outliers.avg_kurtosis};
+    out[n++] = (oht_metric){"max_kurtosis", r->outliers.max_kurtosis};
+    return n;
+}
