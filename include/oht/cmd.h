@@ -31,12 +31,13 @@ enum {
     OHT_OPT_KEYS = 64, // key=value
     OHT_OPT_WORDS = 128, // other words
     OHT_OPT_STEPS = 256, // --steps N
+    OHT_OPT_SENSITIVITY = 512, // --sensitivity WORD
     OHT_OPT_TABLE1 = 1024 // --table1
 };
 
 // Options shared by the commands. -h, --help is main's business.
 typedef struct oht_options {
-    const char *config, *out, *run, *json, *format, *steps; // NULL = not given
+    const char *config, *out, *run, *json, *format, *steps, *sensitivity; // NULL = not given
     bool quiet, table1;
     char **rest; // key=value and other words, in order
     int n_rest;

@@ -82,12 +82,23 @@ void oht_block_end(oht_graph *g);
 // (B,H,T,T).
 void oht_graph_inner_taps(oht_graph *g, bool on);
 bool oht_graph_has_inner_taps(const oht_graph *g);
+// Evaluation graphs only: quantization sites (op.h) are recorded from here on.
+enum {
+    OHT_SITES = 1,
+    OHT_SITES_HEAD = 2, // the language-model head too: its logits are a site, its table is the quantized one
+    OHT_SITES_INNER =
+        4 // for calibration: sites see scores, probabilities and logits whole, linear layers with their input
+};
+void oht_graph_sites(oht_graph *g, unsigned flags);
+unsigned oht_graph_has_sites(const oht_graph *g); // 0 in training
 
 oht_value oht_input(oht_graph *g, oht_field field, oht_dtype dtype, oht_rows rows, int rank,
                     const int64_t *dim);
 oht_value oht_parameter(oht_graph *g, int param); // OHT_NONE for param -1
 oht_value oht_parameter_group(oht_graph *g, int first,
                               int n); // n parameters in a row, stacked along axis 0 (params.h)
+// In a graph with sites the run's unquantized values (param_exact); else the parameter itself.
+oht_value oht_parameter_exact(oht_graph *g, int param);
 // For src/ops: makes a node; in[] copied; the caller then adds outputs and sets keep_*, scratch_*. NULL after
 // a failure. An operation takes no differentiable value twice; its backward writes gradients in the order of
 // in[].
@@ -114,6 +125,7 @@ void oht_plan_describe(const oht_graph *g, void (*line)(void *ctx, const char *w
 
 // ---- running ----
 typedef struct oht_observer oht_observer; // op.h
+typedef struct oht_quant_hook oht_quant_hook; // op.h
 
 // Numbers of the current micro-batch; the trainer sets them before oht_run_forward.
 struct oht_run {
@@ -130,6 +142,8 @@ struct oht_run {
     double loss_sum; // set by the loss operation: sum of -log p over labels
     double measured[2]; // what else it measures in evaluation, sums over samples (op.h)
     oht_observer *observer; // NULL = taps cost nothing
+    oht_quant_hook *quant; // NULL = sites cost nothing
+    float *param_exact; // flat, unquantized; starts as param
     bool second_pass; // set by the run while it recomputes a block: taps stay silent
 };
 

@@ -108,3 +108,69 @@ struct oht_observer {
 // For GATE and NULL_MASS taps too. name is relative to the scope; layer as in oht_tap_info.
 oht_value oht_tap(oht_graph *g, oht_value x, const char *name, oht_tap_kind kind, int roles, int layer);
 int oht_graph_taps(const oht_graph *g, const oht_tap_info **out); // number of taps; *out owned by the graph
+
+// ---- quantization sites (spec transformers 5.4)
+// ----------------------------------------------------------------------- Where the values of a tensor are
+// quantized, in place, before anybody else reads them; recorded in evaluation graphs that ask
+// (oht_graph_sites), so that a model without quantization knows nothing of them. A tap of the same tensor is
+// recorded after its site and sees quantized values. A site's layer is N under the scope layer.N, else -1.
+
+typedef enum oht_site_kind {
+    OHT_SITE_EMBEDDING,
+    OHT_SITE_LINEAR, // output of a linear layer
+    OHT_SITE_ACTIVATION, // the same after ReLU or GELU
+    OHT_SITE_NORM, // output of a LayerNorm
+    OHT_SITE_FINAL_NORM, // of the last one
+    OHT_SITE_RESIDUAL, // sum of a residual connection
+    OHT_SITE_SCORES, // beta Q K^T before the mask
+    OHT_SITE_PROBS, // P
+    OHT_SITE_CONTEXT, // P V
+    OHT_SITE_LOGITS,
+    OHT_SITE_KINDS
+} oht_site_kind;
+
+typedef struct oht_site_info {
+    char name[OHT_NODE_NAME]; // that of the tap, where one shows the same tensor
+    oht_site_kind kind;
+    int index; // position in the graph's list of sites
+    int layer;
+    // Of a linear layer's output, else -1: parameters, and the site that quantizes its input.
+    int weight, bias, input;
+    oht_act act;
+} oht_site_info;
+
+// A parameter that is quantized before the run. kind: EMBEDDING, LINEAR, NORM, FINAL_NORM.
+typedef struct oht_weight_site {
+    int param;
+    oht_site_kind kind;
+    int layer;
+} oht_weight_site;
+
+// What a site sees: `rows` rows of n values, ld apart.
+typedef struct oht_site_view {
+    float *x;
+    int64_t rows, n, ld;
+    const float *input; // OHT_SITES_INNER, linear layers: (rows, K), the quantized input; else NULL
+    int64_t input_n; // K
+    bool causal; // scores: which of (B,H,T,T) are visible
+    oht_tensor mask;
+} oht_site_view;
+
+struct oht_quant_hook {
+    // May replace the values. Called in forward order.
+    void (*see)(oht_quant_hook *self, const oht_run *run, const oht_site_info *site,
+                const oht_site_view *view);
+    // The quantizer of a site as it stands, for operations that apply it inside; NULL = exact.
+    const oht_fakequant *(*now)(oht_quant_hook *self, const oht_site_info *site);
+};
+
+// All return their first value unchanged, and do nothing in graphs without sites.
+oht_value oht_site(oht_graph *g, oht_value x, const char *name, oht_site_kind kind);
+// Part `part` of `parts` (columns) of y = act(x w^T + b), which parameters weight and bias (-1: none) make.
+oht_value oht_site_linear(oht_graph *g, oht_value y, oht_value x, const char *name, int weight, int bias,
+                          oht_act act, int part, int parts);
+void oht_site_weight(oht_graph *g, int param, oht_site_kind kind);
+// For operations: a site without a node of its own; its index, -1 in graphs without sites or after a failure.
+int oht_site_inside(oht_graph *g, const char *name, oht_site_kind kind);
+int oht_graph_site_list(const oht_graph *g, const oht_site_info **out);
+int oht_graph_weight_list(const oht_graph *g, const oht_weight_site **out);

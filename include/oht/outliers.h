@@ -83,6 +83,9 @@ OHT_CHECKED oht_status oht_report_open(oht_report **out, const char *path, const
 OHT_CHECKED oht_status oht_report_append(oht_report *r, int64_t step, const oht_stats *s);
 OHT_CHECKED oht_status oht_report_curve(oht_report *r, int64_t step, double loss, double lr, double grad_norm);
 OHT_CHECKED oht_status oht_report_eval(oht_report *r, int64_t step, const oht_eval_result *result, const oht_stats *s);
+// One row of /quantizability (quant.every): the loss of a fixed batch, exact and quantized, and what the exact pass saw.
+OHT_CHECKED oht_status oht_report_quantizability(oht_report *r, int64_t step, double exact, double quantized,
+                                                 const oht_outlier_metrics *seen);
 // Publishes when publish_s have passed since the last time, or when force.
 OHT_CHECKED oht_status oht_report_publish(oht_report *r, bool force);
 void oht_report_close(oht_report *r);

@@ -42,6 +42,8 @@ typedef struct oht_session oht_session; // session.h
 // batches (0 = all), in file order. The session's eval_stats hold the reduced statistics afterwards. OHT_STOPPED when a rank
 // was asked to stop. Collective; the same result on all ranks, and to rounding whatever their number.
 OHT_CHECKED oht_status oht_evaluate(oht_session *s, int64_t max_batches, oht_eval_result *out);
+// The same with another run of the session's model, its statistics into stats (NULL: none, and no outlier metrics).
+OHT_CHECKED oht_status oht_evaluate_run(oht_session *s, oht_run *run, oht_stats *stats, int64_t max_batches, oht_eval_result *out);
 
 // ---- training ----
 // Trains as configured into rundir, resuming what is there. Returns OHT_STOPPED after SIGUSR1/SIGTERM and a checkpoint. Collective.

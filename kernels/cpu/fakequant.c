@@ -1,6 +1,7 @@
-// Simulated quantization: range of a tensor, quantization in place, and the error it makes (fakequant.h). Tensors are rows of n
-// floats that stand ld apart, so that q, k and v of one (B,T,3C) tensor are quantized each for itself. Results do not depend on
-// ld; sums are in double, in a fixed order for a given number of threads.
+// Simulated quantization: range of a tensor, quantization in place, and the error it makes (fakequant.h).
+// Tensors are rows of n floats that stand ld apart, so that q, k and v of one (B,T,3C) tensor are quantized
+// each for itself. Results do not depend on ld; sums are in double, in a fixed order for a given number of
+// threads.
 #include "cpu/fakequant.h"
 
 #include <string.h>
@@ -14,7 +15,8 @@ typedef struct extent {
     int32_t bad;
 } extent;
 
-_Static_assert(sizeof(extent) <= CPU_PARTIAL * sizeof(double) && sizeof(oht_quant_error) <= CPU_PARTIAL * sizeof(double),
+_Static_assert(sizeof(extent) <= CPU_PARTIAL * sizeof(double) &&
+                   sizeof(oht_quant_error) <= CPU_PARTIAL * sizeof(double),
                "fits a thread's partial sums");
 
 // Work is dealt in pieces of a row of at most BLOCK elements.
@@ -77,7 +79,8 @@ void minmax_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, int64_
     out[1] = all.bad ? NAN : all.hi;
 }
 
-void fake_quantize_cpu(oht_backend *be, float *x, int64_t rows, int64_t n, int64_t ld, const oht_fakequant *q, bool per_row) {
+void fake_quantize_cpu(oht_backend *be, float *x, int64_t rows, int64_t n, int64_t ld, const oht_fakequant *q,
+                       bool per_row) {
     pieces p = cut(rows, n);
 #pragma omp parallel for num_threads(be->threads) if (rows * n > CPU_SMALL) schedule(static)
     for (int64_t i = 0; i < p.total; i++) {
@@ -106,8 +109,8 @@ static void add_error(oht_quant_error *sum, oht_quant_error e) {
     sum->clipped += e.clipped;
 }
 
-void quant_error_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, int64_t ld, const oht_fakequant *q, bool per_row,
-                     oht_quant_error *out) {
+void quant_error_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, int64_t ld,
+                     const oht_fakequant *q, bool per_row, oht_quant_error *out) {
     pieces p = cut(rows, n);
     int parts = 1;
 #pragma omp parallel num_threads(be->threads) if (rows * n > CPU_SMALL)

@@ -1,5 +1,6 @@
-// Simulated quantization of one row (spec transformers 5.1): x^ = step (clip(round(x / step) + zero, low, high) - zero).
-// Rounding is to the nearest integer, ties to even; a real division, so that ties fall as in the reference; NaN passes.
+// Simulated quantization of one row (spec transformers 5.1): x^ = step (clip(round(x / step) + zero, low,
+// high) - zero). Rounding is to the nearest integer, ties to even; a real division, so that ties fall as in
+// the reference; NaN passes.
 #pragma once
 
 #include <math.h>

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cmd/eval.h"
 #include "config/table.h"
 #include "oht/cmd.h"
 #include "oht/h5.h"
@@ -32,10 +33,18 @@ static void set_word(json_t *object, const oht_config *cfg, const char *name, co
     json_object_set_new(object, name, json_string(text));
 }
 
-static oht_status write_json(const oht_session *s, const char *path, const oht_eval_result *r) {
+static json_t *metrics_json(const oht_eval_result *r) {
     oht_metric m[OHT_METRICS];
     int n = oht_eval_metrics(r, m);
-    json_t *root = json_object(), *fp = json_object();
+    json_t *o = json_object();
+    for (int i = 0; i < n; i++) // JSON has no infinity
+        json_object_set_new(o, m[i].name, isfinite(m[i].value) ? json_real(m[i].value) : json_null());
+    return o;
+}
+
+static oht_status write_json(const oht_session *s, const char *path, const oht_eval_result *r,
+                             const eval_quant *e) {
+    json_t *root = json_object();
     set_word(root, s->cfg, "model", "model.type");
     set_word(root, s->cfg, "attention", "model.attention");
     set_word(root, s->cfg, "gate", "model.gate");
@@ -43,9 +52,11 @@ static oht_status write_json(const oht_session *s, const char *path, const oht_e
     json_object_set_new(root, "step", json_integer(s->state.step));
     json_object_set_new(root, "sequences", json_integer(r->sequences));
     json_object_set_new(root, "batches", json_integer(r->batches));
-    for (int i = 0; i < n; i++) // JSON has no infinity
-        json_object_set_new(fp, m[i].name, isfinite(m[i].value) ? json_real(m[i].value) : json_null());
-    json_object_set_new(root, "fp", fp);
+    json_object_set_new(root, "fp", metrics_json(r));
+    if (e->on) {
+        json_object_set_new(root, "quantized", metrics_json(&e->mean));
+        eval_quant_json(e, &s->cfg->quant, root);
+    }
     char *text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
     json_decref(root);
     if (!text) OHT_FAIL(OHT_MEMORY, "cannot build the JSON of %s", path);
@@ -54,14 +65,23 @@ static oht_status write_json(const oht_session *s, const char *path, const oht_e
     return status;
 }
 
-static oht_status report(const oht_session *s, const oht_options *opt, const oht_eval_result *r) {
-    oht_metric m[OHT_METRICS];
+static oht_status report(const oht_session *s, const oht_options *opt, const oht_eval_result *r,
+                         const eval_quant *e) {
+    oht_metric m[OHT_METRICS], q[OHT_METRICS];
+    char name[32];
     int n = oht_eval_metrics(r, m);
+    if (e->on) (void)oht_eval_metrics(&e->mean, q);
     printf("%s at step %lld: %lld samples in %lld batches\n", opt->run, (long long)s->state.step,
            (long long)r->sequences, (long long)r->batches);
-    for (int i = 0; i < n; i++) printf("  %-20s %.6g\n", m[i].name, m[i].value);
+    if (e->on) printf("  %-20s %-14s %s\n", "", "exact", eval_quant_name(&s->cfg->quant, name));
+    for (int i = 0; i < n; i++)
+        if (e->on)
+            printf("  %-20s %-14.6g %.6g\n", m[i].name, m[i].value, q[i].value);
+        else
+            printf("  %-20s %.6g\n", m[i].name, m[i].value);
+    if (e->on) eval_quant_print(e);
     if (fflush(stdout) != 0) OHT_FAIL(OHT_IO, "cannot write to standard output");
-    return opt->out ? write_json(s, opt->out, r) : OHT_OK;
+    return opt->out ? write_json(s, opt->out, r, e) : OHT_OK;
 }
 
 static oht_status evaluate(oht_session *s, const oht_options *opt) {
@@ -72,19 +92,28 @@ static oht_status evaluate(oht_session *s, const oht_options *opt) {
         OHT_FAIL(OHT_DATA, "%s/checkpoints holds no checkpoint\nfix: train first: ohtrain train -o %s",
                  opt->run, opt->run);
     oht_eval_result result;
+    eval_quant quantized;
+    double start = oht_clock_s();
     OHT_TRY(oht_evaluate(s, s->cfg->eval.max_batches, &result));
-    oht_status status = oht_comm_rank(s->comm) == 0 ? report(s, opt, &result) : OHT_OK;
-    OHT_TRY(oht_agree(s->comm, status));
-    return OHT_OK;
+    oht_log("evaluation took %.2f s", oht_clock_s() - start);
+    oht_status status = eval_quant_run(s, opt, &result, &quantized);
+    if (status == OHT_OK)
+        status =
+            oht_agree(s->comm, oht_comm_rank(s->comm) == 0 ? report(s, opt, &result, &quantized) : OHT_OK);
+    eval_quant_free(&quantized);
+    return status;
 }
 
 static oht_status run(oht_comm *comm, int argc, char **argv) {
     oht_options opt;
     oht_config cfg;
     oht_session *s;
-    OHT_TRY(oht_options_parse(argc, argv, OHT_OPT_RUN | OHT_OPT_OUT | OHT_OPT_QUIET | OHT_OPT_KEYS, &opt));
+    OHT_TRY(oht_options_parse(
+        argc, argv, OHT_OPT_RUN | OHT_OPT_OUT | OHT_OPT_SENSITIVITY | OHT_OPT_QUIET | OHT_OPT_KEYS, &opt));
     if (!opt.run) OHT_FAIL(OHT_CONFIG, "eval: which run?\nfix: ohtrain eval -r RUNDIR");
     OHT_TRY(oht_agree(comm, read_configuration(&opt, &cfg)));
+    oht_quant_level level;
+    OHT_TRY(eval_quant_level(&opt, &cfg, &level)); // before the evaluation, not after it
     oht_log_init(oht_comm_rank(comm), opt.quiet, cfg.run.progress);
     OHT_TRY(oht_session_create(&s, comm, &cfg, NULL, OHT_FOR_EVALUATION));
     oht_status status = evaluate(s, &opt);
@@ -94,15 +123,23 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
 
 const oht_command oht_cmd_eval = {
     .name = "eval",
-    .usage = "-r RUNDIR [-o FILE.json] [--quiet] [key=value ...]",
-    .summary = "loss, perplexity and outlier metrics of a run over the validation data",
+    .usage = "-r RUNDIR [-o FILE.json] [--sensitivity site|kind|layer] [--quiet] [key=value ...]",
+    .summary = "loss, perplexity and outlier metrics of a run, exact and quantized",
     .run = run,
     .help = "  -r RUNDIR  a run; its newest good checkpoint is used\n"
             "  -o FILE    also write the result as JSON\n"
+            "  --sensitivity site|kind|layer\n"
+            "             leave one of them exact at a time and rank them by the loss that recovers\n"
             "  --quiet    no progress on stderr\n"
+            "\n"
+            "With quant.weights, quant.activations (bits) the model is also calibrated, quantized and "
+            "evaluated; ranges go to\n"
+            "RUNDIR/quant.h5 and quant.json, what happened at each site to /quant of RUNDIR/outliers.h5.\n"
             "\n"
             "The configuration is RUNDIR/config.yaml; key=value changes it for this evaluation.\n"
             "\n"
             "  ohtrain eval -r runs/softmax1 -o eval.json\n"
+            "  ohtrain eval -r runs/softmax1 quant.weights=8 quant.activations=8 quant.percentile=99.999 "
+            "--sensitivity site\n"
             "  mpirun -np 2 --bind-to none ohtrain eval -r runs/softmax1 eval.batch=32 eval.max_batches=10\n",
 };

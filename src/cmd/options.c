@@ -24,6 +24,7 @@ static const option_row OPTIONS[] = {
     {OHT_OPT_FORMAT, 0, "format", true, offsetof(oht_options, format)},
     {OHT_OPT_STEPS, 0, "steps", true, offsetof(oht_options, steps)},
     {OHT_OPT_TABLE1, 0, "table1", false, offsetof(oht_options, table1)},
+    {OHT_OPT_SENSITIVITY, 0, "sensitivity", true, offsetof(oht_options, sensitivity)},
     {OHT_OPT_QUIET, 'q', "quiet", false, offsetof(oht_options, quiet)},
 };
 enum { N_OPTIONS = sizeof(OPTIONS) / sizeof(OPTIONS[0]), LONG_ONLY = 256 };

@@ -122,6 +122,44 @@ static oht_status check_schedule(const oht_train_config *t) {
     return OHT_OK;
 }
 
+// Spec transformers 5; quirks Q16, Q18.
+static oht_status check_quant(const oht_config *cfg) {
+    const oht_quant_config *q = &cfg->quant;
+    bool on = q->weights > 0 || q->activations > 0;
+    if ((on || q->every > 0) && cfg->model.type != OHT_MODEL_OPT && cfg->model.type != OHT_MODEL_BERT)
+        OHT_FAIL(OHT_CONFIG, "quant.weights, quant.activations, quant.every: only OPT and BERT can be quantized");
+    if (q->weights == 1 || q->activations == 1)
+        OHT_FAIL(OHT_CONFIG, "quant.%s: found 1, expected 0 (exact) or 2..16 bits",
+                 q->weights == 1 ? "weights" : "activations");
+    if (cfg->model.type == OHT_MODEL_BERT && q->setup != OHT_QUANT_FP32_HEAD)
+        OHT_FAIL(OHT_CONFIG,
+                 "quant.setup: BERT has one placement, with an exact head\nfix: quant.setup=fp32_head");
+    if (cfg->model.norm == OHT_NORM_POST && q->setup == OHT_QUANT_INT16_FINAL_LN)
+        OHT_FAIL(OHT_CONFIG,
+                 "quant.setup: a post-norm OPT has no final LayerNorm\nfix: quant.setup=fp32_head");
+    if (q->percentile != 0 && (q->activation_ranges != OHT_RANGE_RUNNING_MINMAX || q->percentile <= 50))
+        OHT_FAIL(OHT_CONFIG,
+                 "quant.percentile: found %g, expected 0, or a number above 50 with quant.activation_ranges "
+                 "= running_minmax",
+                 q->percentile);
+    if (q->integer_check && (q->weights < 2 || q->weights > 8 || q->activations < 2 || q->activations > 8))
+        OHT_FAIL(OHT_CONFIG,
+                 "quant.integer_check: int8 arithmetic needs weights and activations of 2 to 8 bits, found "
+                 "%lld and %lld\n"
+                 "fix: quant.weights=8 quant.activations=8",
+                 (long long)q->weights, (long long)q->activations);
+    if (q->integer_check && strcmp(q->file, "none") != 0)
+        OHT_FAIL(OHT_CONFIG,
+                 "quant.integer_check looks at a calibration batch, but quant.file replaces the calibration");
+    if (strcmp(q->file, "none") != 0 && (!on || q->seeds > 1))
+        OHT_FAIL(OHT_CONFIG, "quant.file: goes with %s",
+                 on ? "quant.seeds=1" : "quant.weights or quant.activations");
+    if (q->batch > INT32_MAX / (cfg->data.tokens ? cfg->data.tokens : cfg->model.max_tokens))
+        OHT_FAIL(OHT_CONFIG, "quant.batch: %lld sequences have more than 2^31 - 1 tokens",
+                 (long long)q->batch);
+    return OHT_OK;
+}
+
 static oht_status check_tokens(const oht_config *cfg) {
     const oht_model_config *m = &cfg->model;
     int64_t T = oht_config_tokens(cfg);
@@ -152,5 +190,6 @@ oht_status oht_config_check(const oht_config *cfg) {
     OHT_TRY(check_gate(&cfg->model));
     OHT_TRY(check_schedule(&cfg->train));
     OHT_TRY(check_tokens(cfg));
+    OHT_TRY(check_quant(cfg));
     return OHT_OK;
 }

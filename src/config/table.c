@@ -15,6 +15,13 @@ static const char *const SCHEDULES[] = {"linear",     "cosine",   "cosine_with_r
                                         "polynomial", "constant", "constant_with_warmup",
                                         "cosine_end", NULL};
 static const char *const NO_DECAYS[] = {"bias_norm", "bias", "vectors", NULL};
+static const char *const QUANT_SETUPS[] = {"fp32_head", "all", "fp32_head+int16_final_LN",
+                                           "fp32_head+int16_all_LN", NULL};
+static const char *const WEIGHT_RANGES[] = {"minmax", "mse", NULL};
+static const char *const ACTIVATION_RANGES[] = {"minmax", "mse", "running_minmax", "mse_grid", NULL};
+static const char *const QUANT_METHODS[] = {"asymmetric", "symmetric", NULL};
+static const char *const MSE_MARGINS[] = {"absolute", "relative", NULL};
+static const char *const CALIBRATIONS[] = {"auto", "train", "validation", NULL};
 static const char *const RESUMES[] = {"auto", "never", "must", NULL};
 static const char *const PRECISIONS[] = {"fp32", NULL};
 static const char *const DEVICES[] = {"auto", "cpu", NULL};
@@ -167,6 +174,57 @@ static const oht_key KEYS[] = {
      .help = "steps between measurements of all taps; 0 = off"},
     {FLOAT(outliers, publish_s, "15", 0, 86400), .unit = "s", .may_change = true,
      .help = "seconds between publications of outliers.h5"},
+
+    {INT(quant, weights, "0", 0, 16), .unit = "bits", .may_change = true, .note = "0 = exact, else 2..16",
+     .help = "width of quantized weights in ohtrain eval; 0 = exact"},
+    {INT(quant, activations, "0", 0, 16), .unit = "bits", .may_change = true, .note = "0 = exact, else 2..16",
+     .help = "width of quantized activations in ohtrain eval; 0 = exact"},
+    {ENUM(quant, setup, "fp32_head", QUANT_SETUPS), .may_change = true,
+     .help =
+         "what of OPT is quantized: all but the head, all, or all but the head with 16 bits for gains and "
+         "outputs of the final or of every LayerNorm; BERT: fp32_head"},
+    {ENUM(quant, weight_ranges, "minmax", WEIGHT_RANGES), .may_change = true,
+     .help = "range of a weight: its extremes, or least squared error on a grid"},
+    {BOOL(quant, per_channel, "false"), .may_change = true,
+     .help = "one range for each row of a weight matrix"},
+    {ENUM(quant, activation_ranges, "running_minmax", ACTIVATION_RANGES), .may_change = true,
+     .help = "range of an activation: extremes of the last batch, least squared error (asymmetric: golden "
+             "section "
+             "on the last batch; symmetric: grid over all), running mean of the extremes, grid also where "
+             "asymmetric (slow)"},
+    {ENUM(quant, activation_method, "asymmetric", QUANT_METHODS), .may_change = true,
+     .help = "zero point free, or 0"},
+    {FLOAT(quant, percentile, "0", 0, 100), .unit = "percent", .may_change = true,
+     .help =
+         "running_minmax takes the percentiles 100 - p and p of a batch for its extremes; 0 = the extremes"},
+    {ENUM(quant, mse_margin, "absolute", MSE_MARGINS), .may_change = true,
+     .help = "squared-error searches reach 0.5 beyond the largest value, as the reference does, which is "
+             "coarse for "
+             "small weights, or just to it"},
+    {BOOL(quant, include_masked_scores, "true"), .may_change = true,
+     .help = "the range of scores includes hidden keys, as in the reference"},
+    {INT(quant, batches, "4", 1, 1000000), .unit = "batches", .may_change = true,
+     .help = "calibration batches: 4 (OPT), 16 (BERT) in the paper's scripts"},
+    {INT(quant, batch, "8", 1, 1 << 20), .unit = "sequences", .may_change = true,
+     .help = "sequences of a calibration batch: 8 (OPT), 32 (BERT) in the paper's scripts"},
+    {ENUM(quant, calibration, "auto", CALIBRATIONS), .may_change = true,
+     .help = "data of the calibration; auto: OPT shuffled training data, BERT the first validation rows"},
+    {INT(quant, seed, "1000", 0, INT64_MAX), .may_change = true,
+     .help = "of the calibration's data order and masks"},
+    {INT(quant, seeds, "1", 1, 1000), .may_change = true,
+     .help =
+         "number of calibrations, with seeds quant.seed, quant.seed + 1, ...; the result is their mean and "
+         "standard deviation"},
+    {TEXT(quant, file, "none"), .may_change = true,
+     .help = "quant.h5 of a run, whose ranges are used instead of a calibration"},
+    {INT(quant, sensitivity_batches, "4", 0, INT64_C(1000000000)), .unit = "batches", .may_change = true,
+     .help = "evaluation batches for each group of ohtrain eval --sensitivity; 0 = all"},
+    {BOOL(quant, integer_check, "false"), .may_change = true,
+     .help = "compare linear layers with int8 arithmetic on the last calibration batch"},
+    {INT(quant, every, "0", 0, INT64_C(1000000000)), .unit = "steps", .may_change = true,
+     .help = "steps between losses under 8-bit quantization (or quant.weights, quant.activations) of one "
+             "fixed batch "
+             "while training; 0 = off"},
 
     {CHOICE(run, device, "auto", DEVICES), .note = "this program has the CPU backend only",
      .may_change = true, .help = "where tensors live"},

@@ -38,6 +38,9 @@ void oht_graph_destroy(oht_graph *g) {
     oht_free(g->node);
     oht_free(g->value);
     oht_free(g->tap);
+    oht_free(g->site);
+    oht_free(g->site_value);
+    oht_free(g->weight);
     oht_free(g->step);
     oht_free(g->buffer);
     oht_free(g->gap);
@@ -63,6 +66,20 @@ void oht_graph_inner_taps(oht_graph *g, bool on) {
 }
 bool oht_graph_has_inner_taps(const oht_graph *g) {
     return g->inner_taps && g->mode == OHT_EVAL;
+}
+void oht_graph_sites(oht_graph *g, unsigned flags) {
+    g->sites = flags;
+}
+unsigned oht_graph_has_sites(const oht_graph *g) {
+    return g->mode == OHT_EVAL ? g->sites : 0;
+}
+int oht_graph_site_list(const oht_graph *g, const oht_site_info **out) {
+    if (out) *out = g->site;
+    return g->n_site;
+}
+int oht_graph_weight_list(const oht_graph *g, const oht_weight_site **out) {
+    if (out) *out = g->weight;
+    return g->n_weight;
 }
 uint32_t oht_next_site(oht_graph *g) {
     return g->n_sites++;
@@ -181,12 +198,13 @@ oht_value oht_parameter(oht_graph *g, int param) {
 }
 
 // The same parameters are the same value, however often a model asks: so tied weights collect one gradient.
-oht_value oht_parameter_group(oht_graph *g, int first, int n) {
+static oht_value parameters(oht_graph *g, int first, int n, bool exact) {
     if (g->status != OHT_OK) return OHT_NONE;
     if (n < 1 || first < 0 || first + n > g->params->n)
         return oht_graph_fail(g, "parameters %d to %d of a table of %d", first, first + n - 1, g->params->n);
     for (int i = 0; i < g->n_values; i++)
-        if (g->value[i].kind == VALUE_PARAM && g->value[i].param == first && g->value[i].n_params == n)
+        if (g->value[i].kind == VALUE_PARAM && g->value[i].param == first && g->value[i].n_params == n &&
+            g->value[i].exact == exact)
             return (oht_value){i};
 
     const oht_param *p = &g->params->item[first];
@@ -205,9 +223,18 @@ oht_value oht_parameter_group(oht_graph *g, int first, int n) {
     v->param = first;
     v->n_params = n;
     v->flat = p->offset;
+    v->exact = exact;
     v->needs_grad = g->mode == OHT_TRAIN;
     snprintf(v->name, sizeof(v->name), "%.90s", p->name);
     return (oht_value){g->n_values - 1};
+}
+
+oht_value oht_parameter_group(oht_graph *g, int first, int n) {
+    return parameters(g, first, n, false);
+}
+
+oht_value oht_parameter_exact(oht_graph *g, int param) {
+    return param == -1 ? OHT_NONE : parameters(g, param, 1, oht_graph_has_sites(g) != 0);
 }
 
 // ---- nodes ----

@@ -12,6 +12,7 @@ typedef struct graph_value {
     oht_tensor shape; // at capacity, data NULL
     oht_rows rows;
     oht_field field; // VALUE_INPUT
+    bool exact;          // VALUE_PARAM: of run->param_exact
     int param, n_params; // VALUE_PARAM: so many of the table, stacked,
     size_t flat; // from here in the flat buffer
     int node, slot; // VALUE_MADE: out[slot] of the node
@@ -72,6 +73,14 @@ struct oht_graph {
     oht_tap_info *tap;
     size_t tap_capacity;
     int n_taps;
+    unsigned sites; // OHT_SITES_*
+    oht_site_info *site;
+    int *site_value; // value of a site that sees a whole tensor, -1 elsewhere
+    size_t site_capacity, site_value_capacity;
+    int n_site;
+    oht_weight_site *weight;
+    size_t weight_capacity;
+    int n_weight;
     int input[OHT_FIELD_COUNT]; // value of each field, -1 = none
 
     bool planned;

@@ -46,7 +46,7 @@ oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, float *param
     s->pub.graph = g;
     s->pub.be = g->be;
     s->pub.arena = arena;
-    s->pub.param = param;
+    s->pub.param = s->pub.param_exact = param;
     s->pub.grad = grad;
     s->pub.loss_scale = 1.0f;
     s->pub.stride = 1;
@@ -82,7 +82,8 @@ static void *at(const oht_run *run, int buffer) {
 oht_tensor oht_get(const oht_run *run, oht_value ref) {
     if (ref.id < 0) return OHT_NO_TENSOR;
     const graph_value *v = value_of(run, ref);
-    if (v->kind == VALUE_PARAM) return view(run, v, run->param ? run->param + v->flat : NULL);
+    const float *flat = v->exact ? run->param_exact : run->param;
+    if (v->kind == VALUE_PARAM) return view(run, v, flat ? (void *)(uintptr_t)(flat + v->flat) : NULL);
     return view(run, v, at(run, v->place[current(run)->kind != STEP_FORWARD]));
 }
 

@@ -108,15 +108,25 @@ oht_value attention_record(oht_graph *g, const oht_model *m, int layer, oht_valu
     oht_value row, pi, w[4] = {OHT_NONE, OHT_NONE, OHT_NONE, OHT_NONE};
     const oht_value bias = p->qkv_b < 0 ? OHT_NONE : oht_parameter_group(g, p->qkv_b, 3);
     const oht_value qkv = oht_linear(g, x, oht_parameter_group(g, p->qkv_w, 3), bias); // (B,T,3C)
+    static const char *const part[3] = {"q", "k", "v"};
+    for (int i = 0; i < 3; i++) {
+        const int b = p->qkv_b < 0 ? -1 : p->qkv_b + i;
+        oht_site_weight(g, p->qkv_w + i, OHT_SITE_LINEAR);
+        oht_site_linear(g, qkv, x, part[i], p->qkv_w + i, b, OHT_ACT_NONE, i, 3);
+    }
     oht_value a = oht_association(g, qkv, mask, m->assoc, (int)m->cfg.heads, causal,
                                   (float)m->cfg.attention_dropout, &row);
+    // The context is quantized before the gate in OPT, after it in BERT (spec 5.4).
+    const bool gate_first = m->cfg.type == OHT_MODEL_BERT;
+    if (!gate_first) a = oht_site(g, a, "context", OHT_SITE_CONTEXT);
     if (m->assoc.kind == OHT_SOFTMAX1) oht_tap(g, row, "null_mass", OHT_TAP_NULL_MASS, 0, layer);
     if (m->gate.kind != OHT_GATE_NONE) {
         for (int i = 0; i < p->n_gate; i++) w[i] = oht_parameter(g, p->gate[i]);
         a = oht_gate_heads(g, x, a, w, p->n_gate, m->gate, &pi);
         oht_tap(g, pi, "gate", OHT_TAP_GATE, 0, layer);
     }
-    a = rec_linear(g, a, p->out, OHT_ACT_NONE);
+    if (gate_first) a = oht_site(g, a, "context", OHT_SITE_CONTEXT);
+    a = site_linear(g, a, p->out, OHT_ACT_NONE, "out");
     a = oht_tap(g, a, "out", OHT_TAP_SEQUENCE, roles, layer);
     oht_scope(g, "layer.%d", layer);
     return a;

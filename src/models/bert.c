@@ -66,12 +66,15 @@ static oht_value block(const oht_model *m, oht_graph *g, int l, oht_value x, oht
     const float drop = (float)m->cfg.dropout;
     const oht_tap_kind whole = OHT_TAP_SEQUENCE;
     oht_value h = attention_record(g, m, l, x, mask, false, 0);
-    x = oht_residual(g, x, h, drop);
-    x = oht_tap(g, rec_norm(g, m, x, p->ln1), "ln1.out", whole, 0, l);
-    h = oht_tap(g, rec_linear(g, x, p->ffn1, OHT_ACT_GELU), "ffn1.out", whole, 0, l); // (B,T,F)
-    h = oht_tap(g, rec_linear(g, h, p->ffn2, OHT_ACT_NONE), "ffn.out", whole, SEEN | OHT_IN_FFN_INF, l);
-    x = oht_tap(g, oht_residual(g, x, h, drop), "ln2.in", whole, OHT_IN_INF, l);
-    return oht_tap(g, rec_norm(g, m, x, p->ln2), "out", whole, SEEN | OHT_IN_LAYER_INF, l);
+    x = oht_site(g, oht_residual(g, x, h, drop), "ln1.in", OHT_SITE_RESIDUAL);
+    x = oht_tap(g, site_norm(g, m, x, p->ln1, OHT_SITE_NORM, "ln1.out"), "ln1.out", whole, 0, l);
+    h = oht_tap(g, site_linear(g, x, p->ffn1, OHT_ACT_GELU, "ffn1.out"), "ffn1.out", whole, 0, l); // (B,T,F)
+    h = oht_tap(g, site_linear(g, h, p->ffn2, OHT_ACT_NONE, "ffn.out"), "ffn.out", whole,
+                SEEN | OHT_IN_FFN_INF, l);
+    x = oht_site(g, oht_residual(g, x, h, drop), "ln2.in", OHT_SITE_RESIDUAL);
+    x = oht_tap(g, x, "ln2.in", whole, OHT_IN_INF, l);
+    return oht_tap(g, site_norm(g, m, x, p->ln2, OHT_SITE_NORM, "out"), "out", whole, SEEN | OHT_IN_LAYER_INF,
+                   l);
 }
 
 static oht_value record(const oht_model *m, oht_graph *g, oht_value mask, bool recompute) {
@@ -83,9 +86,11 @@ static oht_value record(const oht_model *m, oht_graph *g, oht_value mask, bool r
 
     oht_scope(g, "embed");
     oht_value x = oht_embedding(g, tokens, table, PAD); // (B,T,C)
-    x = oht_add_rows(g, x, oht_parameter(g, m->types), 0, true);
-    x = oht_add_rows(g, x, oht_parameter(g, m->positions), 0, false);
-    x = oht_dropout(g, rec_norm(g, m, x, m->embed_ln), (float)m->cfg.dropout);
+    x = oht_site(g, oht_add_rows(g, x, oht_parameter(g, m->types), 0, true), "types", OHT_SITE_EMBEDDING);
+    x = oht_site(g, oht_add_rows(g, x, oht_parameter(g, m->positions), 0, false), "sum", OHT_SITE_EMBEDDING);
+    const int tables[3] = {m->tokens, m->types, m->positions};
+    for (int i = 0; i < 3; i++) oht_site_weight(g, tables[i], OHT_SITE_EMBEDDING);
+    x = oht_dropout(g, site_norm(g, m, x, m->embed_ln, OHT_SITE_NORM, "ln.out"), (float)m->cfg.dropout);
     for (int l = 0; l < m->cfg.layers; l++) {
         if (recompute) oht_block_begin(g);
         x = block(m, g, l, x, mask);
@@ -94,7 +99,8 @@ static oht_value record(const oht_model *m, oht_graph *g, oht_value mask, bool r
     oht_scope(g, "head");
     x = oht_gather(g, x, positions); // (M,C), M masked positions
     x = rec_norm(g, m, rec_linear(g, x, m->transform, OHT_ACT_GELU), m->head_ln);
-    return oht_lm_head(g, x, table, oht_parameter(g, m->head_bias), labels);
+    // Quantized models keep an exact head (spec 5.4).
+    return oht_lm_head(g, x, oht_parameter_exact(g, m->tokens), oht_parameter(g, m->head_bias), labels);
 }
 
 const model_kind model_bert = {

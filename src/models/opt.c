@@ -68,19 +68,19 @@ static oht_value block(const oht_model *m, oht_graph *g, int l, oht_value x, oht
     oht_scope(g, "layer.%d", l);
 
     oht_value h = x;
-    if (pre) h = oht_tap(g, rec_norm(g, m, h, p->ln1), "ln1.out", whole, SEEN, l);
+    if (pre) h = oht_tap(g, site_norm(g, m, h, p->ln1, OHT_SITE_NORM, "ln1.out"), "ln1.out", whole, SEEN, l);
     h = attention_record(g, m, l, h, mask, true, SEEN);
-    x = oht_residual(g, x, h, drop);
-    if (!pre) x = oht_tap(g, rec_norm(g, m, x, p->ln1), "ln1.out", whole, SEEN, l);
+    x = oht_site(g, oht_residual(g, x, h, drop), "residual1", OHT_SITE_RESIDUAL);
+    if (!pre) x = oht_tap(g, site_norm(g, m, x, p->ln1, OHT_SITE_NORM, "ln1.out"), "ln1.out", whole, SEEN, l);
 
     h = x;
-    if (pre) h = oht_tap(g, rec_norm(g, m, h, p->ln2), "ln2.out", flat, SEEN, l);
-    h = oht_tap(g, rec_linear(g, h, p->ffn1, OHT_ACT_RELU), "ffn1.out", flat, 0, l); // (B,T,F)
-    h = oht_tap(g, rec_linear(g, h, p->ffn2, OHT_ACT_NONE), "ffn.out", flat, SEEN | OHT_IN_FFN_INF, l);
-    x = oht_residual(g, x, h, drop);
-    if (!pre)
-        x = oht_tap(g, rec_norm(g, m, x, p->ln2), "ln2.out", whole, SEEN,
-                    l); // = the layer's output, counted twice
+    if (pre) h = oht_tap(g, site_norm(g, m, h, p->ln2, OHT_SITE_NORM, "ln2.out"), "ln2.out", flat, SEEN, l);
+    h = oht_tap(g, site_linear(g, h, p->ffn1, OHT_ACT_RELU, "ffn1.out"), "ffn1.out", flat, 0, l); // (B,T,F)
+    h = oht_tap(g, site_linear(g, h, p->ffn2, OHT_ACT_NONE, "ffn.out"), "ffn.out", flat,
+                SEEN | OHT_IN_FFN_INF, l);
+    x = oht_site(g, oht_residual(g, x, h, drop), pre ? "out" : "residual2", OHT_SITE_RESIDUAL);
+    if (!pre) x = site_norm(g, m, x, p->ln2, OHT_SITE_NORM, "ln2.out");
+    if (!pre) x = oht_tap(g, x, "ln2.out", whole, SEEN, l); // = the layer's output, counted twice
     return oht_tap(g, x, "out", whole, SEEN | OHT_IN_LAYER_INF, l);
 }
 
@@ -92,8 +92,11 @@ static oht_value record(const oht_model *m, oht_graph *g, oht_value mask, bool r
 
     oht_scope(g, "embed");
     oht_value x = oht_embedding(g, tokens, table, PAD); // (B,T,E)
-    if (m->project_in.w >= 0) x = rec_linear(g, x, m->project_in, OHT_ACT_NONE);
+    if (m->project_in.w >= 0) x = site_linear(g, x, m->project_in, OHT_ACT_NONE, "project_in");
     x = oht_add_rows(g, x, oht_parameter(g, m->positions), POSITION_OFFSET, false);
+    x = oht_site(g, x, "sum", OHT_SITE_EMBEDDING);
+    oht_site_weight(g, m->tokens, OHT_SITE_EMBEDDING);
+    oht_site_weight(g, m->positions, OHT_SITE_EMBEDDING);
     for (int l = 0; l < m->cfg.layers; l++) {
         if (recompute) oht_block_begin(g);
         x = block(m, g, l, x, mask);
@@ -101,10 +104,12 @@ static oht_value record(const oht_model *m, oht_graph *g, oht_value mask, bool r
     }
     oht_scope(g, "final_ln");
     if (m->final_ln.gain >= 0)
-        x = oht_tap(g, rec_norm(g, m, x, m->final_ln), "out", OHT_TAP_SEQUENCE, SEEN, -1);
+        x = oht_tap(g, site_norm(g, m, x, m->final_ln, OHT_SITE_FINAL_NORM, "out"), "out", OHT_TAP_SEQUENCE,
+                    SEEN, -1);
     oht_scope(g, "head");
-    if (m->project_out.w >= 0) x = rec_linear(g, x, m->project_out, OHT_ACT_NONE); // (B,T,E)
-    return oht_lm_head(g, x, table, OHT_NONE, labels);
+    if (m->project_out.w >= 0) x = site_linear(g, x, m->project_out, OHT_ACT_NONE, "project_out"); // (B,T,E)
+    const bool quantized_head = oht_graph_has_sites(g) & OHT_SITES_HEAD;
+    return oht_lm_head(g, x, quantized_head ? table : oht_parameter_exact(g, m->tokens), OHT_NONE, labels);
 }
 
 const model_kind model_opt = {

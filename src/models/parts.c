@@ -100,3 +100,14 @@ oht_value rec_norm(oht_graph *g, const oht_model *m, oht_value x, norm_params p)
     return oht_layernorm(g, x, oht_parameter(g, p.gain), oht_parameter(g, p.bias),
                          (float)m->cfg.layernorm_eps);
 }
+
+oht_value site_linear(oht_graph *g, oht_value x, linear_params p, oht_act act, const char *name) {
+    oht_site_weight(g, p.w, OHT_SITE_LINEAR);
+    return oht_site_linear(g, rec_linear(g, x, p, act), x, name, p.w, p.b, act, 0, 1);
+}
+
+oht_value site_norm(oht_graph *g, const oht_model *m, oht_value x, norm_params p, oht_site_kind kind,
+                    const char *name) {
+    oht_site_weight(g, p.gain, kind);
+    return oht_site(g, rec_norm(g, m, x, p), name, kind);
+}

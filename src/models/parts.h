@@ -90,6 +90,9 @@ oht_value attention_record(oht_graph *g, const oht_model *m, int layer, oht_valu
 // ---- recording ----
 oht_value rec_linear(oht_graph *g, oht_value x, linear_params p, oht_act act);
 oht_value rec_norm(oht_graph *g, const oht_model *m, oht_value x, norm_params p);
+// The same with weight and result as quantization sites; name: of the result, relative to the scope.
+oht_value site_linear(oht_graph *g, oht_value x, linear_params p, oht_act act, const char *name);
+oht_value site_norm(oht_graph *g, const oht_model *m, oht_value x, norm_params p, oht_site_kind kind, const char *name);
 
 // ---- the models ----
 typedef struct model_kind {

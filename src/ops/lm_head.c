@@ -10,6 +10,7 @@ enum { X, W, B, LABELS };
 
 typedef struct lm_head_attr {
     int64_t chunk; // rows
+    int logits;    // quantization site, -1 = none
 } lm_head_attr;
 
 // Logits of at most 128 MiB, and enough rows for a fast matrix product.
@@ -32,6 +33,13 @@ static void chunk_logits(oht_run *run, const oht_node *node, oht_tensor logits, 
                          oht_tensor labels, float scale) {
     run->be->linear_fwd(run->be, logits, OHT_NO_TENSOR, x, oht_get(run, node->in[W]),
                         oht_get(run, node->in[B]), OHT_ACT_NONE);
+    const lm_head_attr *attr = node->attr;
+    if (run->quant && attr->logits >= 0) {
+        const oht_site_info *site;
+        oht_graph_site_list(run->graph, &site);
+        oht_site_view view = {.x = oht_f32(logits), .rows = logits.dim[0], .n = logits.dim[1], .ld = logits.dim[1]};
+        run->quant->see(run->quant, run, &site[attr->logits], &view);
+    }
     run->be->cross_entropy(run->be, logits, labels, scale, &run->loss_sum);
 }
 
@@ -99,7 +107,8 @@ oht_value oht_lm_head(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_v
     bool train = oht_graph_mode(g) == OHT_TRAIN;
     oht_value in[] = {x, w, b, labels};
     int64_t N = oht_tensor_rows(a), V = m.dim[0];
-    lm_head_attr attr = {oht_lm_head_rows(N, V)};
+    bool site = oht_graph_has_sites(g) & OHT_SITES_HEAD, whole = site && oht_graph_has_sites(g) & OHT_SITES_INNER;
+    lm_head_attr attr = {whole ? N : oht_lm_head_rows(N, V), site ? oht_site_inside(g, "logits", OHT_SITE_LOGITS) : -1};
     oht_node *node = oht_node_new(g, train ? &LM_HEAD_TRAIN : &LM_HEAD_EVAL, in, 4, &attr, sizeof(attr));
     if (!node) return OHT_NONE;
     node->keep_in = 1u << X | 1u << LABELS;

@@ -6,6 +6,8 @@
 //   /activations   step (S), tap (K); (S,K) per-tap statistics, their names in `per_tap` below
 //   /attention     step (S), layer (L), head (H); (S,L,H) null_mass (softmax_1), gate_mean (gated attention)
 //   /train         step (S); loss, lr, grad_norm (S)
+//   /quantizability step (S), where quant.every asks; loss, fp_loss, avg_kurtosis, max_inf_norm (S)
+//   /quant/N       one quantized evaluation, written by src/quant/file.c
 //   /eval/N        one evaluation: metrics as attributes, tap (K) and (K) statistics, layer, head, null_mass, gate_mean
 //
 // Floats are float32: infinity norms are exact in it, and a long report stays small.
@@ -26,7 +28,7 @@ struct oht_report {
     oht_h5 *file;
     int taps, layers, heads;
     bool null_mass, gate;
-    int64_t activations, attention, curve; // rows
+    int64_t activations, attention, curve, quantizability; // rows
     int64_t evaluations;
     double publish_s, published_s; // interval; time of the last one
     bool dirty;
@@ -277,6 +279,8 @@ static oht_status load(oht_report *r, const char *path, const oht_tap_info *info
     OHT_TRY(cut_group(r, "/activations", cut, &r->activations));
     if (r->null_mass || r->gate) OHT_TRY(cut_group(r, "/attention", cut, &r->attention));
     OHT_TRY(cut_group(r, "/train", cut, &r->curve));
+    if (oht_h5_exists(r->file, "/quantizability"))
+        OHT_TRY(cut_group(r, "/quantizability", cut, &r->quantizability));
     return cut_evaluations(r, cut);
 }
 
@@ -369,6 +373,34 @@ oht_status oht_report_curve(oht_report *r, int64_t step, double loss, double lr,
     OHT_TRY(oht_h5_write(r->file, "/train/grad_norm", r->curve, 1, OHT_H5_F64, &grad_norm));
     OHT_TRY(oht_h5_write(r->file, "/train/step", r->curve, 1, OHT_H5_I64, &step));
     r->curve++;
+    r->dirty = true;
+    return OHT_OK;
+}
+
+// Made when first needed: most runs do without.
+oht_status oht_report_quantizability(oht_report *r, int64_t step, double exact, double quantized,
+                                     const oht_outlier_metrics *seen) {
+    static const char *const axes[] = {"step"};
+    const struct {
+        const char *name, *meaning;
+        double value;
+    } list[] = {{"loss", "loss of one fixed batch, quantized", quantized},
+                {"fp_loss", "the same exact", exact},
+                {"avg_kurtosis", "of the exact pass", seen->avg_kurtosis},
+                {"max_inf_norm", "of the exact pass", seen->max_inf_norm}};
+    const size_t n = sizeof(list) / sizeof(list[0]);
+    bool first = !oht_h5_exists(r->file, "/quantizability");
+    if (first) OHT_TRY(make_step(r, "/quantizability"));
+    for (size_t i = 0; i < n; i++) {
+        char path[NAME];
+        if (first)
+            OHT_TRY(make(r, "/quantizability", list[i].name, OHT_H5_F64, 1, (const int64_t[]){0}, axes, true,
+                         list[i].meaning));
+        snprintf(path, sizeof(path), "/quantizability/%s", list[i].name);
+        OHT_TRY(oht_h5_write(r->file, path, r->quantizability, 1, OHT_H5_F64, &list[i].value));
+    }
+    OHT_TRY(oht_h5_write(r->file, "/quantizability/step", r->quantizability, 1, OHT_H5_I64, &step));
+    r->quantizability++;
     r->dirty = true;
     return OHT_OK;
 }

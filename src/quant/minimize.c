@@ -1,12 +1,14 @@
-// Minimum of a function of one variable on an interval: Brent's method (R. P. Brent, Algorithms for Minimization without
-// Derivatives, 1973, chapter 5): parabolas through the three best points, golden sections where a parabola is no good.
+// Minimum of a function of one variable on an interval: Brent's method (R. P. Brent, Algorithms for
+// Minimization without Derivatives, 1973, chapter 5): parabolas through the three best points, golden
+// sections where a parabola is no good.
 #include <math.h>
 
 #include "oht/quant.h"
 
 enum { MOST_STEPS = 500 };
 
-double oht_minimize(double (*f)(void *ctx, double x), void *ctx, double a, double b, double xatol, double *fmin) {
+double oht_minimize(double (*f)(void *ctx, double x), void *ctx, double a, double b, double xatol,
+                    double *fmin) {
     const double golden = 0.5 * (3.0 - sqrt(5.0)), root_eps = sqrt(2.2e-16);
     double best = a + golden * (b - a), second = best, third = best; // by value of f
     double f_best = f(ctx, best), f_second = f_best, f_third = f_best;
@@ -35,15 +37,19 @@ double oht_minimize(double (*f)(void *ctx, double x), void *ctx, double a, doubl
         }
         double x = best + (fabs(step) >= tol ? step : step >= 0.0 ? tol : -tol), fx = f(ctx, x);
         if (fx <= f_best) {
-            if (x >= best) a = best;
-            else b = best;
+            if (x >= best)
+                a = best;
+            else
+                b = best;
             third = second, f_third = f_second;
             second = best, f_second = f_best;
             best = x, f_best = fx;
             continue;
         }
-        if (x < best) a = x;
-        else b = x;
+        if (x < best)
+            a = x;
+        else
+            b = x;
         if (fx <= f_second || second == best) {
             third = second, f_third = f_second;
             second = x, f_second = fx;

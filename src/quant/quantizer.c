@@ -1,6 +1,7 @@
 // Quantizers from ranges (spec transformers 5.1), lo' = min(lo, 0), hi' = max(hi, 1e-8):
 //   asymmetric  N = 2^b - 1, step = (hi' - lo') / N, zero = clip(round(-lo' / step), 0, N), q in [0, N]
-//   symmetric   signed: N = 2^(b-1) - 1, q in [-2^(b-1), N]; unsigned: N = 2^b - 1, q in [0, N]; step = max(|lo'|, hi') / N
+//   symmetric   signed: N = 2^(b-1) - 1, q in [-2^(b-1), N]; unsigned: N = 2^b - 1, q in [0, N]; step =
+//   max(|lo'|, hi') / N
 // The step is at least 1e-8, so that a tensor of zeros divides by something.
 #include <math.h>
 

@@ -1,12 +1,14 @@
 // Range estimators (spec transformers 5.2): one object a tensor, fed batch by batch.
 //
 //   minmax           minimum and maximum of the newest batch
-//   running_minmax   the first batch as it is, then r = 0.9 r + 0.1 new; with a percentile p the (100 - p, p) percentiles of
+//   running_minmax   the first batch as it is, then r = 0.9 r + 0.1 new; with a percentile p the (100 - p, p)
+//   percentiles of
 //                    each batch stand for its minimum and maximum
-//   mse_grid         summed squared error of `candidates` ranges, added up over batches; the least wins, the first on ties.
-//                    R = largest |x| of the first batch + margin; candidate i: +-iR/n, or [0, iR/n] where the first batch
-//                    is >= 0; asymmetric two-sided ones are also shifted by k steps to both sides, k < 2^b / 4, and cut at
-//                    the data's limits
+//   mse_grid         summed squared error of `candidates` ranges, added up over batches; the least wins, the
+//   first on ties.
+//                    R = largest |x| of the first batch + margin; candidate i: +-iR/n, or [0, iR/n] where the
+//                    first batch is >= 0; asymmetric two-sided ones are also shifted by k steps to both
+//                    sides, k < 2^b / 4, and cut at the data's limits
 //   mse              asymmetric: golden section on the newest batch (range_golden.c); symmetric: mse_grid
 #include <math.h>
 #include <string.h>
@@ -22,11 +24,11 @@ struct oht_estimator {
     double range[2], loss;
     // grid
     double thickness; // of one candidate: R / n
-    double limit[2];  // shifted ranges end here
+    double limit[2]; // shifted ranges end here
     bool one_sided;
-    int64_t shifts;   // shifts of one candidate, both signs: 1 where there are none
-    double *sum;      // (candidates, shifts)
-    float *host;      // a batch, for percentiles
+    int64_t shifts; // shifts of one candidate, both signs: 1 where there are none
+    double *sum; // (candidates, shifts)
+    float *host; // a batch, for percentiles
     size_t host_count;
 };
 
@@ -61,9 +63,11 @@ double oht_estimator_loss(const oht_estimator *e) {
     return e->loss;
 }
 
-// ---- percentiles ----
+// ---- percentiles
+// -----------------------------------------------------------------------------------------------------
 
-// Puts the k-th smallest of x[0..n) at its place, smaller ones before it (Hoare's selection, median of three).
+// Puts the k-th smallest of x[0..n) at its place, smaller ones before it (Hoare's selection, median of
+// three).
 static void select_kth(float *x, int64_t n, int64_t k) {
     int64_t lo = 0, hi = n - 1;
     while (lo < hi) {
@@ -78,9 +82,12 @@ static void select_kth(float *x, int64_t n, int64_t k) {
             x[i++] = x[j];
             x[j--] = t;
         }
-        if (k <= j) hi = j;
-        else if (k >= i) lo = i;
-        else return;
+        if (k <= j)
+            hi = j;
+        else if (k >= i)
+            lo = i;
+        else
+            return;
     }
 }
 
@@ -128,7 +135,8 @@ static oht_status update_running(oht_estimator *e, const oht_quant_data *d, cons
     return OHT_OK;
 }
 
-// ---- grid ----
+// ---- grid
+// --------------------------------------------------------------------------------------------------------------
 
 static oht_status start_grid(oht_estimator *e, const double minmax[2]) {
     const oht_estimator_config *cfg = &e->cfg;
@@ -147,7 +155,8 @@ static void candidate(const oht_estimator *e, int i, int64_t s, double range[2])
     range[0] = e->one_sided ? 0.0 : -reach;
     range[1] = reach;
     if (e->shifts == 1) return;
-    double by = (s % 2 ? -1.0 : 1.0) * (double)(s / 2) * 2.0 * reach / (double)(((int64_t)1 << e->cfg.bits) - 1);
+    double by =
+        (s % 2 ? -1.0 : 1.0) * (double)(s / 2) * 2.0 * reach / (double)(((int64_t)1 << e->cfg.bits) - 1);
     range[0] = fmax(range[0] + by, e->limit[0]);
     range[1] = fmin(range[1] + by, e->limit[1]);
 }
@@ -171,7 +180,8 @@ static oht_status update_grid(oht_estimator *e, const oht_quant_data *d, const d
     return OHT_OK;
 }
 
-// ---- all kinds ----
+// ---- all kinds
+// -----------------------------------------------------------------------------------------------------------
 
 oht_status oht_estimator_update(oht_estimator *e, const oht_quant_data *d, const char *what) {
     float limit[2];

@@ -1,5 +1,6 @@
-// The range of least squared error by searches in one dimension (spec transformers 5.2). A range [s - r, s + r] has a half-width
-// r in [R/100, R], searched outside, and a shift s of at most a quarter of its 2^b steps, searched inside; where the data is
+// The range of least squared error by searches in one dimension (spec transformers 5.2). A range [s - r, s +
+// r] has a half-width r in [R/100, R], searched outside, and a shift s of at most a quarter of its 2^b steps,
+// searched inside; where the data is
 // >= 0 the range is [0, r], for symmetric quantizers [-r, r]. R: the largest |x| + margin.
 #include <math.h>
 
@@ -31,14 +32,15 @@ static double error_of_shift(void *ctx, double shift) {
 static double error_of_half(void *ctx, double half) {
     search *s = ctx;
     if (s->symmetric || s->one_sided) return error_of(s, s->one_sided ? 0.0 : -half, half);
-    double steps = (double)((int64_t)1 << s->bits), most = 2.0 * half / (steps - 1.0) * floor(steps / 4.0), error;
+    double steps = (double)((int64_t)1 << s->bits), most = 2.0 * half / (steps - 1.0) * floor(steps / 4.0),
+           error;
     s->half = half;
     s->shift = oht_minimize(error_of_shift, s, -most, most, XATOL, &error);
     return error;
 }
 
-void oht_range_golden(const oht_quant_data *data, bool symmetric, int bits, oht_mse_margin margin, const double minmax[2],
-                      double range[2], double *loss) {
+void oht_range_golden(const oht_quant_data *data, bool symmetric, int bits, oht_mse_margin margin,
+                      const double minmax[2], double range[2], double *loss) {
     search s = {.data = data, .symmetric = symmetric, .one_sided = minmax[0] >= 0.0, .bits = bits};
     double extra = margin == OHT_MARGIN_ABSOLUTE ? MARGIN : 0.0;
     double most = fmax(fabs(minmax[0]), fabs(minmax[1])) + extra;

@@ -20,24 +20,25 @@ typedef struct sums {
     int64_t rows, batches;
 } sums;
 
-static oht_status start_loader(oht_session *s, int64_t batches, oht_loader **out) {
+static oht_status start_loader(oht_session *s, const oht_run *run, int64_t batches, oht_loader **out) {
     oht_loader_config lc = oht_session_loader(s, OHT_SPLIT_VALIDATION, s->cfg->eval.batch,
-                                              oht_graph_rows(s->eval_graph), 0, batches);
+                                              oht_graph_rows(run->graph), 0, batches);
     return oht_loader_create(out, s->cfg->data.path, &lc);
 }
 
 // Forward of this rank's part of one batch; returns its loss sum.
-static double forward(oht_session *s, const oht_step_batch *batch, bool observe, bool kurtosis,
+static double forward(oht_session *s, oht_run *run, oht_stats *stats, const oht_step_batch *batch,
                       double measured[2]) {
-    oht_run *run = s->eval;
+    const oht_eval_config *ec = &s->cfg->eval;
+    bool observe = stats && (ec->inf_norm_batches == 0 || batch->index < ec->inf_norm_batches);
     double loss = 0;
     run->step = (uint32_t)batch->index;
-    run->observer = observe ? oht_stats_observer(s->eval_stats) : NULL;
-    oht_stats_count_kurtosis(s->eval_stats, kurtosis);
+    run->observer = observe ? oht_stats_observer(stats) : NULL;
+    if (observe) oht_stats_count_kurtosis(stats, batch->index < ec->kurtosis_batches);
     for (int64_t i = 0, row = 0; i < batch->n_micro; row += batch->micro[i++].rows) {
         const oht_batch *b = &batch->micro[i];
         if (b->rows == 0) continue;
-        if (observe) oht_stats_row_ids(s->eval_stats, batch->row_id + row);
+        if (observe) oht_stats_row_ids(stats, batch->row_id + row);
         oht_session_feed(run, b);
         oht_run_forward(run);
         if (b->n_labels > 0) loss += run->loss_sum;
@@ -47,8 +48,8 @@ static double forward(oht_session *s, const oht_step_batch *batch, bool observe,
     return loss;
 }
 
-static oht_status one_batch(oht_session *s, oht_loader *loader, int64_t index, sums *all) {
-    const oht_eval_config *ec = &s->cfg->eval;
+static oht_status one_batch(oht_session *s, oht_run *run, oht_stats *stats, oht_loader *loader, int64_t index,
+                            sums *all) {
     const oht_step_batch *batch = NULL;
     oht_status status = oht_loader_next(loader, &batch);
     if (status == OHT_OK && !batch)
@@ -56,8 +57,7 @@ static oht_status one_batch(oht_session *s, oht_loader *loader, int64_t index, s
                                (long long)index);
     double part[6] = {0, 0, oht_signals_stop_asked()}; // loss sum, labels, stop, failed, measured
     if (status == OHT_OK && batch) {
-        part[0] = forward(s, batch, ec->inf_norm_batches == 0 || index < ec->inf_norm_batches,
-                          index < ec->kurtosis_batches, part + 4);
+        part[0] = forward(s, run, stats, batch, part + 4);
         part[1] = (double)batch->n_labels;
         status = s->be->sync(s->be);
     }
@@ -77,16 +77,17 @@ static oht_status one_batch(oht_session *s, oht_loader *loader, int64_t index, s
     return OHT_OK;
 }
 
-static oht_status all_batches(oht_session *s, oht_loader *loader, int64_t batches, oht_eval_result *out) {
+static oht_status all_batches(oht_session *s, oht_run *run, oht_stats *stats, oht_loader *loader,
+                              int64_t batches, oht_eval_result *out) {
     sums all = {0};
-    oht_stats_reset(s->eval_stats);
+    if (stats) oht_stats_reset(stats);
     for (int64_t b = 0; b < batches; b++) {
-        OHT_TRY(one_batch(s, loader, b, &all));
+        OHT_TRY(one_batch(s, run, stats, loader, b, &all));
         oht_progress(b + 1, batches, false, "evaluation, loss %.4f",
                      all.labels > 0 ? all.loss / all.labels : 0.0);
     }
     oht_progress_end();
-    OHT_TRY(oht_stats_reduce(s->eval_stats, s->comm));
+    if (stats) OHT_TRY(oht_stats_reduce(stats, s->comm));
     out->loss = all.labels > 0 ? all.loss / all.labels : 0;
     out->perplexity =
         all.sequences > 0 ? exp(all.weighted / all.sequences) : 1; // may overflow to inf, as the reference's
@@ -96,9 +97,9 @@ static oht_status all_batches(oht_session *s, oht_loader *loader, int64_t batche
     }
     out->sequences = all.rows;
     out->batches = all.batches;
-    oht_stats_metrics(s->eval_stats, &out->outliers);
+    if (stats) oht_stats_metrics(stats, &out->outliers);
     if (!isfinite(out->loss)) {
-        const char *tap = oht_stats_first_nonfinite(s->eval_stats);
+        const char *tap = stats ? oht_stats_first_nonfinite(stats) : NULL;
         OHT_FAIL(OHT_NUMERIC,
                  "evaluation: the loss is %g; the first tensor with values that are not finite: %s",
                  out->loss, tap ? tap : "none of the activations, it happened in the loss");
@@ -107,6 +108,11 @@ static oht_status all_batches(oht_session *s, oht_loader *loader, int64_t batche
 }
 
 oht_status oht_evaluate(oht_session *s, int64_t max_batches, oht_eval_result *out) {
+    return oht_evaluate_run(s, s->eval, s->eval_stats, max_batches, out);
+}
+
+oht_status oht_evaluate_run(oht_session *s, oht_run *run, oht_stats *stats, int64_t max_batches,
+                            oht_eval_result *out) {
     memset(out, 0, sizeof(*out));
     out->task = s->task;
     int64_t rows = s->data.rows[OHT_SPLIT_VALIDATION], size = s->cfg->eval.batch;
@@ -115,8 +121,8 @@ oht_status oht_evaluate(oht_session *s, int64_t max_batches, oht_eval_result *ou
     if (batches == 0)
         OHT_FAIL(OHT_DATA, "%s: has no validation samples, so nothing can be evaluated", s->cfg->data.path);
     oht_loader *loader = NULL;
-    oht_status status = oht_agree(s->comm, start_loader(s, batches, &loader));
-    if (status == OHT_OK) status = all_batches(s, loader, batches, out);
+    oht_status status = oht_agree(s->comm, start_loader(s, run, batches, &loader));
+    if (status == OHT_OK) status = all_batches(s, run, stats, loader, batches, out);
     oht_loader_destroy(loader);
     return status;
 }

@@ -11,6 +11,7 @@
 
 #include "oht/log.h"
 #include "oht/memory.h"
+#include "oht/quant.h"
 #include "oht/session.h"
 #include "train/rundir.h"
 
@@ -23,6 +24,7 @@ typedef struct trainer {
     oht_rundir dir; // root
     oht_report *report; // root
     oht_loader *loader;
+    oht_probe *probe; // NULL unless quant.every
     oht_status pending; // this rank's failure since the last agreement
     int64_t saved; // step of the newest checkpoint, -1 = none
     bool owes_evaluation; // resumed at a step whose evaluation was cut off
@@ -167,6 +169,25 @@ static oht_status log_step(trainer *t, const oht_step_result *r) {
     return OHT_OK;
 }
 
+// Every rank measures the same batch; rank 0 writes it down.
+static oht_status quantizability(trainer *t, int64_t step) {
+    double start = oht_clock_s(), exact = 0, quantized = 0;
+    oht_outlier_metrics seen = {0};
+    OHT_TRY(oht_agree(t->comm, oht_probe_measure(t->probe, &exact, &quantized, &seen)));
+    if (t->root) {
+        char n[4][32], line[512];
+        snprintf(line, sizeof(line),
+                 "{\"step\": %lld, \"quant\": {\"loss\": %s, \"fp_loss\": %s, \"avg_kurtosis\": %s, "
+                 "\"max_inf_norm\": %s, \"seconds\": %.3f}}",
+                 (long long)step, number(n[0], quantized), number(n[1], exact),
+                 number(n[2], seen.avg_kurtosis), number(n[3], seen.max_inf_norm), oht_clock_s() - start);
+        note(t, oht_rundir_append(&t->dir, line));
+        note(t, oht_report_quantizability(t->report, step, exact, quantized, &seen));
+    }
+    t->since_s += oht_clock_s() - start;
+    return OHT_OK;
+}
+
 static oht_status one_step(trainer *t) {
     oht_session *s = t->s;
     const oht_config *cfg = t->cfg;
@@ -183,6 +204,7 @@ static oht_status one_step(trainer *t) {
         if (t->root) note(t, oht_report_append(t->report, step, s->train_stats));
     }
     if (t->root) note(t, log_step(t, &r));
+    if (t->probe && step % cfg->quant.every == 0) OHT_TRY(quantizability(t, step));
     if (evaluation_due(t, step)) OHT_TRY(evaluate(t));
     if (t->root && t->pending == OHT_OK) note(t, oht_report_publish(t->report, false));
     if (cfg->run.checkpoint_every > 0 && step % cfg->run.checkpoint_every == 0) OHT_TRY(checkpoint(t));
@@ -270,6 +292,7 @@ static oht_status train(trainer *t) {
         return OHT_OK;
     }
     OHT_TRY(oht_agree(t->comm, start_loader(t)));
+    if (t->cfg->quant.every > 0) OHT_TRY(oht_probe_create(&t->probe, t->s));
     t->since_s = t->begin_s = oht_clock_s();
     t->begin_step = t->s->state.step;
     status = run(t);
@@ -296,6 +319,7 @@ oht_status oht_train(oht_comm *comm, const oht_config *cfg, const char *rundir) 
     oht_status status = train(&t);
     publish_last(&t, status);
     oht_loader_destroy(t.loader);
+    oht_probe_destroy(t.probe);
     oht_report_close(t.report);
     oht_rundir_close(&t.dir);
     oht_session_destroy(t.s);

@@ -143,6 +143,16 @@ oht_status oht_rundir_sync(oht_rundir *r) {
     return OHT_OK;
 }
 
+bool oht_rundir_borrow(const char *path, int *out) {
+    char name[OHT_PATH + 16];
+    snprintf(name, sizeof(name), "%.*s/.lock", OHT_PATH, path);
+    *out = open(name, O_RDWR | O_CLOEXEC);
+    if (*out < 0 || flock(*out, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return true;
+    close(*out);
+    *out = -1;
+    return false;
+}
+
 void oht_rundir_close(oht_rundir *r) {
     if (r->metrics >= 0) close(r->metrics);
     if (r->lock >= 0) close(r->lock);

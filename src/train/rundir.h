@@ -22,4 +22,7 @@ OHT_CHECKED oht_status oht_rundir_metrics(oht_rundir *r, int64_t step, bool *eva
 // Appends one line (text without newline) in one write.
 OHT_CHECKED oht_status oht_rundir_append(oht_rundir *r, const char *line);
 OHT_CHECKED oht_status oht_rundir_sync(oht_rundir *r);
+// The lock of a run that may be training: false when another process has it. *lock: close it afterwards; -1 =
+// there is none to take (no file, or a file system without locks).
+bool oht_rundir_borrow(const char *path, int *lock);
 void oht_rundir_close(oht_rundir *r);

@@ -1,5 +1,5 @@
-// Quantizers and range estimators against golden vectors (spec transformers 8.5, 8.6), the kernels against the scalar
-// definition, and inputs that break naive versions.
+// Quantizers and range estimators against golden vectors (spec transformers 8.5, 8.6), the kernels against
+// the scalar definition, and inputs that break naive versions.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,7 +19,8 @@
 static json_t *golden;
 
 static void near(double got, double want, double tol, const char *what) {
-    if (!(fabs(got - want) <= tol * fmax(1.0, fabs(want)))) fail_msg("%s: %.12g, expected %.12g", what, got, want);
+    if (!(fabs(got - want) <= tol * fmax(1.0, fabs(want))))
+        fail_msg("%s: %.12g, expected %.12g", what, got, want);
 }
 
 // A kernel's value in float: as expected, or one step off where x lies half-way between two codes.
@@ -33,7 +34,8 @@ static oht_quant_data data_of(oht_tensor t) {
     return (oht_quant_data){kt_backend(), oht_f32(t), 1, oht_tensor_count(t), oht_tensor_count(t)};
 }
 
-// ---- quantizers ----
+// ---- quantizers
+// ------------------------------------------------------------------------------------------------------
 
 static void test_quantizers(void **state) {
     (void)state;
@@ -43,12 +45,16 @@ static void test_quantizers(void **state) {
         const json_t *g = golden_at(cases, c);
         bool symmetric = strcmp(golden_string(g, "kind"), "symmetric") == 0;
         int bits = (int)golden_number(g, "bits");
-        oht_quantizer q = oht_quantizer_of(symmetric, bits, golden_number(g, "xmin"), golden_number(g, "xmax"));
+        oht_quantizer q =
+            oht_quantizer_of(symmetric, bits, golden_number(g, "xmin"), golden_number(g, "xmax"));
         size_t n;
-        double *x = golden_doubles(g, "x", &n), *code = golden_doubles(g, "q", NULL), *xq = golden_doubles(g, "xq", NULL);
+        double *x = golden_doubles(g, "x", &n), *code = golden_doubles(g, "q", NULL),
+               *xq = golden_doubles(g, "xq", NULL);
         if (golden_number(g, "delta") >= 1e-8) near(q.step, golden_number(g, "delta"), 1e-12, "step");
-        if (symmetric) assert_int_equal(q.low < 0, golden_number(g, "signed") != 0);
-        else assert_int_equal(q.zero, (int64_t)golden_number(g, "zero_point"));
+        if (symmetric)
+            assert_int_equal(q.low < 0, golden_number(g, "signed") != 0);
+        else
+            assert_int_equal(q.zero, (int64_t)golden_number(g, "zero_point"));
         oht_tensor t = kt_from(x, (int64_t)n, 0, 0, 0);
         oht_fakequant fake = oht_quantizer_fake(&q);
         oht_quant_error error;
@@ -72,7 +78,8 @@ static void test_quantizers(void **state) {
 static void test_per_channel(void **state) {
     (void)state;
     const json_t *g = golden_get(golden, "quantizer_per_channel");
-    double *w = golden_doubles(g, "W", NULL), *xq = golden_doubles(g, "xq", NULL), *delta = golden_doubles(g, "delta", NULL);
+    double *w = golden_doubles(g, "W", NULL), *xq = golden_doubles(g, "xq", NULL),
+           *delta = golden_doubles(g, "delta", NULL);
     oht_tensor t = kt_from(w, 2, 3, 0, 0);
     oht_fakequant fake[2];
     for (int r = 0; r < 2; r++) {
@@ -110,13 +117,16 @@ static void test_all_widths(void **state) {
         }
 }
 
-// ---- kernels ----
+// ---- kernels
+// -----------------------------------------------------------------------------------------------------------
 
-// Strided rows: the columns between them stay as they are; results equal the scalar definition whatever the threads.
+// Strided rows: the columns between them stay as they are; results equal the scalar definition whatever the
+// threads.
 static void test_strides(void **state) {
     (void)state;
     oht_backend *be = kt_backend();
-    const int64_t cases[][3] = {{1, 1, 1}, {3, 5, 16}, {7, 2049, 6150}, {40, 1000, 3000}, {1, 50000, 50000}, {200, 1, 3}};
+    const int64_t cases[][3] = {{1, 1, 1},        {3, 5, 16},        {7, 2049, 6150},
+                                {40, 1000, 3000}, {1, 50000, 50000}, {200, 1, 3}};
     for (size_t c = 0; c < sizeof(cases) / sizeof(*cases); c++) {
         int64_t rows = cases[c][0], n = cases[c][1], ld = cases[c][2];
         oht_tensor t = kt_normal((uint32_t)c, 2.0f, rows, ld, 0, 0), before = kt_copy(t);
@@ -136,7 +146,8 @@ static void test_strides(void **state) {
                     assert_true(x == y);
                     continue;
                 }
-                float want = fake.step * ((float)oht_quantizer_code(&q, (double)(x / fake.step) * q.step) - fake.zero);
+                float want =
+                    fake.step * ((float)oht_quantizer_code(&q, (double)(x / fake.step) * q.step) - fake.zero);
                 near((double)y, (double)want, 1e-6, "strided value");
                 lo = fminf(lo, x), hi = fmaxf(hi, x);
                 signal += (double)x * (double)x;
@@ -174,12 +185,14 @@ static void test_not_finite(void **state) {
             oht_estimator_destroy(e);
             oht_fakequant q = {0.1f, 3.0f, 0.0f, 15.0f}; // NaN passes, infinities saturate
             be->fake_quantize(be, oht_f32(t), 1, 70, 70, &q, false);
-            assert_true(b == 0 ? isnan(oht_f32(t)[at]) : fabsf(oht_f32(t)[at] - (b == 1 ? 1.2f : -0.3f)) < 1e-6f);
+            assert_true(b == 0 ? isnan(oht_f32(t)[at])
+                               : fabsf(oht_f32(t)[at] - (b == 1 ? 1.2f : -0.3f)) < 1e-6f);
         }
     kt_reset();
 }
 
-// ---- estimators ----
+// ---- estimators
+// --------------------------------------------------------------------------------------------------------
 
 static oht_estimator *make(oht_estimator_config cfg) {
     oht_estimator *e;
@@ -199,10 +212,12 @@ static void test_minmax(void **state) {
     for (int running = 0; running < 2; running++) {
         const json_t *g = golden_get(golden, running ? "range_running_minmax" : "range_current_minmax");
         const json_t *batches = golden_get(g, "batches"), *after = golden_get(g, "after_each");
-        oht_estimator *e = make((oht_estimator_config){.kind = running ? OHT_RANGE_RUNNING_MINMAX : OHT_RANGE_MINMAX, .bits = 8});
+        oht_estimator *e = make(
+            (oht_estimator_config){.kind = running ? OHT_RANGE_RUNNING_MINMAX : OHT_RANGE_MINMAX, .bits = 8});
         for (size_t b = 0; b < json_array_size(batches); b++) {
             size_t n;
-            double *x = golden_doubles(golden_at(batches, b), NULL, &n), *want = golden_doubles(golden_at(after, b), NULL, NULL);
+            double *x = golden_doubles(golden_at(batches, b), NULL, &n),
+                   *want = golden_doubles(golden_at(after, b), NULL, NULL);
             double range[2];
             feed(e, x, n, range);
             near(range[0], want[0], 1e-7, "lower end");
@@ -216,7 +231,8 @@ static void test_minmax(void **state) {
 
 static void test_percentiles(void **state) {
     (void)state;
-    const char *const groups[] = {"range_running_percentile_99.999", "range_running_percentile_99.9", "range_running_percentile_99"};
+    const char *const groups[] = {"range_running_percentile_99.999", "range_running_percentile_99.9",
+                                  "range_running_percentile_99"};
     for (int k = 0; k < 3; k++) {
         const json_t *g = golden_get(golden, groups[k]);
         double *per = golden_doubles(g, "per_batch", NULL), *after = golden_doubles(g, "after_each", NULL);
@@ -225,7 +241,8 @@ static void test_percentiles(void **state) {
             x[0][i] = sin(0.11 * i) * (1 + 0.001 * i);
             x[1][i] = cos(0.07 * i);
         }
-        oht_estimator *e = make((oht_estimator_config){.kind = OHT_RANGE_RUNNING_MINMAX, .bits = 8, .percentile = p});
+        oht_estimator *e =
+            make((oht_estimator_config){.kind = OHT_RANGE_RUNNING_MINMAX, .bits = 8, .percentile = p});
         for (int b = 0; b < 2; b++) {
             double range[2];
             float copy[1000];
@@ -285,14 +302,16 @@ static void check_grid(const json_t *want, oht_estimator *e, const double range[
 static void test_mse_grid(void **state) {
     (void)state;
     const json_t *g = golden_get(golden, "range_mse_grid");
-    const char *const names[] = {"symmetric_b8", "symmetric_b4", "symmetric_onesided_b4", "symmetric_b4_two_batches"};
+    const char *const names[] = {"symmetric_b8", "symmetric_b4", "symmetric_onesided_b4",
+                                 "symmetric_b4_two_batches"};
     for (int c = 0; c < 4; c++) {
         const json_t *want = golden_get(golden_get(g, names[c]), "after_each");
         double w[64], range[2];
         golden_weights(w, 0);
         for (int i = 0; i < 64 && c == 2; i++) w[i] = fabs(w[i]);
         // A symmetric quantizer of kind mse uses the grid.
-        oht_estimator *e = make((oht_estimator_config){.kind = c % 2 ? OHT_RANGE_MSE : OHT_RANGE_MSE_GRID, .symmetric = true, .bits = c == 0 ? 8 : 4});
+        oht_estimator *e = make((oht_estimator_config){
+            .kind = c % 2 ? OHT_RANGE_MSE : OHT_RANGE_MSE_GRID, .symmetric = true, .bits = c == 0 ? 8 : 4});
         feed(e, w, 64, range);
         check_grid(golden_at(want, 0), e, range);
         if (c == 3) {
@@ -321,7 +340,8 @@ static void test_mse_golden(void **state) {
         oht_quant_data d = data_of(kt_from(w, 64, 0, 0, 0));
         float limit[2];
         kt_backend()->minmax(kt_backend(), d.x, 1, 64, 64, limit);
-        oht_range_golden(&d, c < 2, c % 2 ? 4 : 8, OHT_MARGIN_ABSOLUTE, (double[2]){(double)limit[0], (double)limit[1]}, range, &loss);
+        oht_range_golden(&d, c < 2, c % 2 ? 4 : 8, OHT_MARGIN_ABSOLUTE,
+                         (double[2]){(double)limit[0], (double)limit[1]}, range, &loss);
         near(loss / want, 1.0, 0.02, names[c]); // float against double moves the thresholds
         oht_quantizer q = oht_quantizer_of(c < 2, c % 2 ? 4 : 8, range[0], range[1]);
         oht_fakequant fake = oht_quantizer_fake(&q);
@@ -332,14 +352,16 @@ static void test_mse_golden(void **state) {
     kt_reset();
 }
 
-// Small weights: 0.5 of absolute margin leaves few candidates near the true range, a relative one none too few (Q18).
+// Small weights: 0.5 of absolute margin leaves few candidates near the true range, a relative one none too
+// few (Q18).
 static void test_relative_margin(void **state) {
     (void)state;
     oht_tensor t = kt_normal(9, 0.01f, 4096, 0, 0, 0);
     oht_quant_data d = data_of(t);
     double loss[2], range[2];
     for (int m = 0; m < 2; m++) {
-        oht_estimator *e = make((oht_estimator_config){.kind = OHT_RANGE_MSE, .symmetric = true, .bits = 4, .margin = (oht_mse_margin)m});
+        oht_estimator *e = make((oht_estimator_config){
+            .kind = OHT_RANGE_MSE, .symmetric = true, .bits = 4, .margin = (oht_mse_margin)m});
         assert_int_equal(oht_estimator_update(e, &d, "w"), OHT_OK);
         assert_true(oht_estimator_range(e, range));
         loss[m] = oht_estimator_loss(e);
@@ -379,11 +401,12 @@ static void test_minimize(void **state) {
 int main(void) {
     golden = golden_load("transformers");
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_quantizers),  cmocka_unit_test(test_per_channel), cmocka_unit_test(test_all_widths),
-        cmocka_unit_test(test_strides),     cmocka_unit_test(test_not_finite),  cmocka_unit_test(test_minmax),
-        cmocka_unit_test(test_percentiles), cmocka_unit_test(test_percentiles_by_sorting),
-        cmocka_unit_test(test_mse_grid),    cmocka_unit_test(test_mse_golden),  cmocka_unit_test(test_relative_margin),
-        cmocka_unit_test(test_minimize),
+        cmocka_unit_test(test_quantizers),      cmocka_unit_test(test_per_channel),
+        cmocka_unit_test(test_all_widths),      cmocka_unit_test(test_strides),
+        cmocka_unit_test(test_not_finite),      cmocka_unit_test(test_minmax),
+        cmocka_unit_test(test_percentiles),     cmocka_unit_test(test_percentiles_by_sorting),
+        cmocka_unit_test(test_mse_grid),        cmocka_unit_test(test_mse_golden),
+        cmocka_unit_test(test_relative_margin), cmocka_unit_test(test_minimize),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     json_decref(golden);
