@@ -88,10 +88,7 @@ static void table_covers_the_struct(void **state) {
     for (int i = 0; i < n; i++) {
         size_t end = i ? key[i - 1].offset + key[i - 1].size : 0;
         assert_true(key[i].offset >= end);
-        // The quant section's keys enter the table all together, with the commands that read them.
-        size_t after_quant = offsetof(oht_config, quant) + sizeof(oht_quant_config);
-        if (end <= offsetof(oht_config, quant) && key[i].offset >= after_quant) end = after_quant;
-        // Likewise those of STanHop-Net, the last of the model section.
+        // The keys of STanHop-Net, the last of the model section, enter the table with the command that reads them.
         size_t series = offsetof(oht_config, model.series), data = offsetof(oht_config, data);
         if (end <= series && end + 8 > series && key[i].offset >= data) end = data;
         assert_true(key[i].offset - end < 8); // padding only
