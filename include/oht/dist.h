@@ -33,7 +33,6 @@ const char *oht_agree_node(const oht_comm *comm);
 OHT_CHECKED oht_status oht_sum_f32(oht_comm *comm, float *x, size_t n, size_t piece_bytes); // blocking pieces (hpc.md 1.3)
 OHT_CHECKED oht_status oht_sum_f64(oht_comm *comm, double *x, size_t n);
 OHT_CHECKED oht_status oht_max_f64(oht_comm *comm, double *x, size_t n);
-OHT_CHECKED oht_status oht_sum_i64(oht_comm *comm, int64_t *x, size_t n);
 OHT_CHECKED oht_status oht_broadcast(oht_comm *comm, void *bytes, size_t n, int root);
 OHT_CHECKED oht_status oht_barrier(oht_comm *comm);
 // Rank r's n bytes land at out + r * n on the root; out may be NULL elsewhere.

@@ -36,7 +36,7 @@ void oht_h5_close(oht_h5 *file); // a created file that was not committed leaves
 const char *oht_h5_path(const oht_h5 *file);
 
 // ---- datasets ----
-bool oht_h5_exists(oht_h5 *file, const char *name); // group or dataset
+bool oht_h5_exists(oht_h5 *file, const char *name); // group or dataset, damaged or not
 // Shape after all checks; rank and type must be as expected: type = -1 or rank = -1 accept any.
 OHT_CHECKED oht_status oht_h5_shape_of(oht_h5 *file, const char *name, int rank, int type, oht_h5_shape *out);
 // Rows [first, first + rows) of axis 0, converted to `type` in memory; DATA error if `type` cannot hold the file's type.

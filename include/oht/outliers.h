@@ -22,7 +22,7 @@ void oht_moments_merge(oht_moments *a, const oht_moments *b);
 typedef struct oht_tap_stats {
     int64_t rows;
     double inf_sum, kurtosis_sum;   // over rows
-    int64_t kurtosis_rows;
+    int64_t inf_rows, kurtosis_rows; // how many rows each sum has
     oht_moments pooled;             // all values as one sample; abs_max with its place:
     int64_t max_sample, max_token, max_channel; // sample = place in the global batch or dataset row, see oht_stats_row_ids
     int64_t outliers_6sigma;
@@ -37,7 +37,8 @@ void oht_stats_reset(oht_stats *s);
 oht_observer *oht_stats_observer(oht_stats *s);
 // Dataset rows of the micro-batch about to run, so that maxima are reported by dataset row. Local.
 void oht_stats_row_ids(oht_stats *s, const int64_t *row_id);
-// Whether the rows about to be seen count for kurtosis (batch limits of the paper's scripts).
+// Whether the rows about to be seen count for the infinity norm, for kurtosis (batch limits of the paper's scripts).
+void oht_stats_count_inf(oht_stats *s, bool on);
 void oht_stats_count_kurtosis(oht_stats *s, bool on);
 // Merges the statistics of all ranks; afterwards every rank holds the result. Collective.
 OHT_CHECKED oht_status oht_stats_reduce(oht_stats *s, oht_comm *comm);

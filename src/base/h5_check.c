@@ -102,6 +102,24 @@ static hid_t big_endian(oht_h5_type type) {
     return -1;
 }
 
+bool oht_h5_linked(oht_h5 *file, const char *name) {
+    char path[PATH_MAX];
+    size_t n = strlen(name);
+    if (n >= sizeof(path)) return false;
+    memcpy(path, name, n + 1);
+    for (size_t i = 1; i <= n; i++) {
+        if ((path[i] != '/' && path[i] != '\0') || path[i - 1] == '/') continue;
+        path[i] = '\0';
+        H5L_info_t link;
+        htri_t there = H5Lexists(file->id, path, H5P_DEFAULT);
+        if (there == 0) return false;
+        if (there < 0 || H5Lget_info(file->id, path, &link, H5P_DEFAULT) < 0 || link.type != H5L_TYPE_HARD)
+            return true; // damaged or refused, not absent
+        path[i] = name[i];
+    }
+    return true;
+}
+
 oht_status oht_h5_object(oht_h5 *file, const char *name, hid_t *out) {
     *out = -1;
     char path[PATH_MAX];

@@ -90,6 +90,7 @@ static herr_t driver_read(H5FD_t *pub, H5FD_mem_t type, hid_t dxpl, haddr_t at, 
     while (file->sink->fd >= 0 && done < n) {
         ssize_t r = pread(file->sink->fd, bytes + done, n - done, (off_t)(at + done));
         if (r < 0 && errno == EINTR) continue;
+        if (r < 0 && !file->sink->error) file->sink->error = errno;
         if (r <= 0) break; // beyond the end: zeros
         done += (size_t)r;
     }

@@ -53,6 +53,8 @@ hid_t oht_h5_driver_register(void);
 herr_t oht_h5_driver_use(hid_t fapl, hid_t driver, oht_h5_sink *sink);
 
 // ---- h5_check.c ----
+// Whether the name is linked, be it to something damaged or refused.
+bool oht_h5_linked(oht_h5 *file, const char *name);
 // Opens an object; every link on the way must be a hard one. DATA error if it is missing.
 OHT_CHECKED oht_status oht_h5_object(oht_h5 *file, const char *name, hid_t *out);
 // All checks of a dataset (class, rank, dimensions, layout, filters, storage).

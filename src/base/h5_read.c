@@ -10,9 +10,7 @@ static const char *damaged = "the file is damaged\nfix: copy or make it again";
 
 bool oht_h5_exists(oht_h5 *file, const char *name) {
     oht_h5_lock();
-    hid_t id;
-    bool found = oht_h5_object(file, name, &id) == OHT_OK;
-    if (found) H5Oclose(id);
+    bool found = oht_h5_linked(file, name);
     oht_h5_unlock();
     return found;
 }

@@ -15,7 +15,7 @@ oht_status oht_alloc(void **out, size_t count, size_t size, const char *what) {
     size_t rounded = (bytes + 63) / 64 * 64;
     void *ptr = aligned_alloc(64, rounded ? rounded : 64);
     if (!ptr)
-        OHT_FAIL(OHT_MEMORY, "%s: cannot get %.1f MiB of memory\nfix: a smaller train.micro_batch, or train.recompute=true", what,
+        OHT_FAIL(OHT_MEMORY, "%s: cannot get %.1f MiB of memory", what,
                  (double)bytes / 1048576.0);
     memset(ptr, 0, rounded ? rounded : 64);
     atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);

@@ -75,7 +75,8 @@ static const oht_key KEYS[] = {
      .help = "gamma = -alpha / T and zeta = 1 for a bare clipped or clippedsoftmax1; 0 = unset"},
     {ENUM(model, gate, "none", GATES), .help = "gate on each head's output"},
     {ENUM(model, gate_form, "linear", GATE_FORMS),
-     .help = "network of a conditional gate; mlp has D/4 hidden units, mlp2 has D"},
+     .help = "network of a conditional gate; mlp has D/4 hidden units, mlp2 has D; all_features is "
+             "per token, also with conditional_per_head (as published)"},
     {FLOAT(model, gate_init, "0.5", 0, 1), .open_low = true, .open_high = true,
      .help = "initial gate value pi_0 of the linear form"},
     {BOOL(model, gate_fine_tuning, "false"),
@@ -239,7 +240,7 @@ static const oht_key KEYS[] = {
 
     {BOOL(compat, micro_batch_mean, "false"),
      .help = "loss = mean of micro-batch means, as gradient accumulation in the reference; results then "
-             "depend on train.micro_batch"},
+             "depend on train.micro_batch and the number of ranks"},
 };
 
 const oht_key *oht_keys(int *n) {

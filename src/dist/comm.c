@@ -59,6 +59,12 @@ static oht_status set_up(oht_comm *comm, int provided) {
     return OHT_OK;
 }
 
+// The other ranks may be waiting in a collective call, and nothing is there to agree with them.
+static _Noreturn void end_alone(oht_status status) {
+    oht_error_print(stderr, oht_error_last(), 0, 1, "");
+    oht_comm_abort(NULL, status);
+}
+
 oht_status oht_comm_init(int *argc, char ***argv, oht_comm **out) {
     *out = NULL;
     // A program started without mpirun needs no daemon beside it: Open MPI starts one otherwise, for
@@ -68,17 +74,11 @@ oht_status oht_comm_init(int *argc, char ***argv, oht_comm **out) {
     MPI_TRY(MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided));
     oht_comm *comm = NULL;
     oht_status status = OHT_ALLOC(&comm, 1, "communicator");
-    if (status != OHT_OK) {
-        MPI_Finalize();
-        return status;
-    }
+    if (status != OHT_OK) end_alone(status);
     comm->world = comm->local = MPI_COMM_NULL;
     comm->agree_rank = -1;
     status = set_up(comm, provided);
-    if (status != OHT_OK) {
-        oht_comm_finalize(comm);
-        return oht_error_frame(status, __FILE__, __LINE__);
-    }
+    if (status != OHT_OK) end_alone(status);
     *out = comm;
     return OHT_OK;
 }
@@ -176,9 +176,6 @@ oht_status oht_sum_f64(oht_comm *comm, double *x, size_t n) {
 }
 oht_status oht_max_f64(oht_comm *comm, double *x, size_t n) {
     return reduce(comm, x, n, sizeof(*x), MPI_DOUBLE, MPI_MAX, PIECE_BYTES);
-}
-oht_status oht_sum_i64(oht_comm *comm, int64_t *x, size_t n) {
-    return reduce(comm, x, n, sizeof(*x), MPI_INT64_T, MPI_SUM, PIECE_BYTES);
 }
 
 oht_status oht_broadcast(oht_comm *comm, void *bytes, size_t n, int root) {

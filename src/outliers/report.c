@@ -43,7 +43,7 @@ static double inf_norm_max(const oht_tap_stats *t) {
     return t->rows ? t->pooled.abs_max : NAN;
 }
 static double inf_norm_mean(const oht_tap_stats *t) {
-    return t->inf_sum / (double)t->rows;
+    return t->inf_sum / (double)t->inf_rows;
 }
 static double kurtosis(const oht_tap_stats *t) {
     return t->kurtosis_sum / (double)t->kurtosis_rows;

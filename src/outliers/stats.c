@@ -39,7 +39,7 @@ struct oht_stats {
     int64_t row_capacity;
     double *head_row; // (H)
     double *null_mass, *gate_mean; // (L,H), after reduction
-    bool has_null_mass, has_gate, count_kurtosis;
+    bool has_null_mass, has_gate, count_inf, count_kurtosis;
     const int64_t *row_id;
     double seconds;
 };
@@ -81,7 +81,7 @@ oht_status oht_stats_create(oht_stats **out, const oht_graph *g, int heads) {
     s->n_all = oht_graph_taps(g, &tap);
     s->heads = heads;
     s->tokens = oht_graph_tokens(g);
-    s->count_kurtosis = true;
+    s->count_inf = s->count_kurtosis = true;
     s->row_capacity = oht_graph_rows(g) * s->tokens;
     size_t n = (size_t)s->n_all;
     OHT_TRY_GOTO(status, OHT_ALLOC(&s->place, n, "statistics"), fail);
@@ -210,7 +210,10 @@ static void see_rows(oht_stats *s, const oht_run *run, const oht_tap_info *tap, 
             place_of(s, run, tap->kind, x, first + i, m->abs_argmax, at);
             add_sample(t, m, at);
             t->rows++;
-            t->inf_sum += m->abs_max;
+            if (s->count_inf) {
+                t->inf_sum += m->abs_max;
+                t->inf_rows++;
+            }
             t->outliers_6sigma += m->outliers_6sigma;
             t->nonfinite += m->nonfinite;
             if (!s->count_kurtosis) continue;
@@ -255,6 +258,10 @@ void oht_stats_row_ids(oht_stats *s, const int64_t *row_id) {
     s->row_id = row_id;
 }
 
+void oht_stats_count_inf(oht_stats *s, bool on) {
+    s->count_inf = on;
+}
+
 void oht_stats_count_kurtosis(oht_stats *s, bool on) {
     s->count_kurtosis = on;
 }
@@ -268,6 +275,7 @@ static void merge_block(oht_stats *s, unsigned char *into, unsigned char *from) 
         add_sample(&a[i], &b[i].pooled,
                    (const int64_t[3]){b[i].max_sample, b[i].max_token, b[i].max_channel});
         a[i].rows += b[i].rows;
+        a[i].inf_rows += b[i].inf_rows;
         a[i].inf_sum += b[i].inf_sum;
         a[i].kurtosis_sum += b[i].kurtosis_sum;
         a[i].kurtosis_rows += b[i].kurtosis_rows;
@@ -366,7 +374,7 @@ void oht_stats_metrics(const oht_stats *s, oht_outlier_metrics *out) {
     average all = {0}, activations = {0}, clean = {0};
     for (int i = 0; i < s->n_moments; i++) {
         int roles = s->info[i].roles, times = roles & OHT_SEEN_TWICE ? 2 : roles & OHT_SEEN_THRICE ? 3 : 1;
-        double inf = t[i].inf_sum / (double)t[i].rows,
+        double inf = t[i].inf_sum / (double)t[i].inf_rows,
                kurtosis = t[i].kurtosis_sum / (double)t[i].kurtosis_rows;
         if (roles & OHT_IN_INF) take_max(&out->max_inf_norm, inf);
         if (roles & OHT_IN_FFN_INF) take_max(&out->max_ffn_inf_norm, inf);

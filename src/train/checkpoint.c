@@ -324,9 +324,10 @@ static oht_status read_file(reader *r, const char *path, oht_state *state, int64
     return status;
 }
 
-// Tries from the newest on. skipped: how many were damaged.
+// Tries from the newest on. vanished: every listed one was deleted meanwhile.
 static oht_status read_newest(reader *r, const char *rundir, const step_list *list, oht_state *state,
-                              bool moments, const buffer *b, bool *found) {
+                              bool moments, const buffer *b, bool *found, bool *vanished) {
+    size_t damaged = 0;
     for (size_t i = 0; i < list->n; i++) {
         char path[PATHS];
         checkpoint_path(path, rundir, list->step[i]);
@@ -342,13 +343,15 @@ static oht_status read_newest(reader *r, const char *rundir, const step_list *li
                         OHT_ERROR_TEXT - strlen(oht_error_last()->text) - 1);
             return oht_error_frame(status, __FILE__, __LINE__);
         }
+        damaged++;
         const char *text = oht_error_last()->text, *fix = strstr(text, "\nfix: ");
         oht_warn("damaged checkpoint, trying the one before: %.*s",
                  fix ? (int)(fix - text) : (int)strlen(text), text);
     }
-    if (list->n == 0) return OHT_OK;
+    *vanished = list->n > 0 && damaged == 0;
+    if (damaged == 0) return OHT_OK;
     OHT_FAIL(OHT_DATA, "%s/checkpoints: all %zu checkpoints are damaged\nfix: train into a new run directory",
-             rundir, list->n);
+             rundir, damaged);
 }
 
 oht_status oht_checkpoint_read(const char *rundir, const oht_params *params, oht_backend *be,
@@ -361,7 +364,18 @@ oht_status oht_checkpoint_read(const char *rundir, const oht_params *params, oht
     if (status == OHT_OK && list.n > 0) {
         status = buffer_create(&b, params);
         if (status == OHT_OK) status = OHT_ALLOC(&r.seen, (size_t)params->n, "checkpoint's parameters");
-        if (status == OHT_OK) status = read_newest(&r, rundir, &list, state, moments, &b, found);
+        bool vanished = false;
+        if (status == OHT_OK) status = read_newest(&r, rundir, &list, state, moments, &b, found, &vanished);
+        if (status == OHT_OK && vanished) { // a running trainer keeps newer ones
+            oht_free(list.step);
+            status = list_steps(rundir, false, &list);
+            if (status == OHT_OK)
+                status = read_newest(&r, rundir, &list, state, moments, &b, found, &vanished);
+            if (status == OHT_OK && vanished)
+                status = oht_error_set(OHT_IO, __FILE__, __LINE__,
+                                       "%s/checkpoints: the checkpoints vanish while they are read\nfix: try again",
+                                       rundir);
+        }
     }
     oht_free(r.seen);
     oht_free(b.x);

@@ -30,11 +30,15 @@ static oht_status start_loader(oht_session *s, const oht_run *run, int64_t batch
 static double forward(oht_session *s, oht_run *run, oht_stats *stats, const oht_step_batch *batch,
                       double measured[2]) {
     const oht_eval_config *ec = &s->cfg->eval;
-    bool observe = stats && (ec->inf_norm_batches == 0 || batch->index < ec->inf_norm_batches);
+    bool inf_norm = ec->inf_norm_batches == 0 || batch->index < ec->inf_norm_batches;
+    bool kurtosis = batch->index < ec->kurtosis_batches, observe = stats && (inf_norm || kurtosis);
     double loss = 0;
     run->step = (uint32_t)batch->index;
     run->observer = observe ? oht_stats_observer(stats) : NULL;
-    if (observe) oht_stats_count_kurtosis(stats, batch->index < ec->kurtosis_batches);
+    if (observe) {
+        oht_stats_count_inf(stats, inf_norm);
+        oht_stats_count_kurtosis(stats, kurtosis);
+    }
     for (int64_t i = 0, row = 0; i < batch->n_micro; row += batch->micro[i++].rows) {
         const oht_batch *b = &batch->micro[i];
         if (b->rows == 0) continue;

@@ -25,6 +25,7 @@ typedef struct trainer {
     oht_report *report; // root
     oht_loader *loader;
     oht_probe *probe; // NULL unless quant.every
+    oht_error error; // the text that belongs to pending
     oht_status pending; // this rank's failure since the last agreement
     int64_t saved; // step of the newest checkpoint, -1 = none
     bool owes_evaluation; // resumed at a step whose evaluation was cut off
@@ -37,7 +38,15 @@ typedef struct trainer {
 } trainer;
 
 static void note(trainer *t, oht_status status) {
-    if (t->pending == OHT_OK) t->pending = status;
+    if (t->pending != OHT_OK || status == OHT_OK) return;
+    t->pending = status;
+    t->error = *oht_error_last();
+}
+
+// The pending failure, with its own message in the error record: later calls may have replaced it.
+static oht_status pending(const trainer *t) {
+    if (t->pending != OHT_OK) *oht_error_last() = t->error;
+    return t->pending;
 }
 
 // ---- evaluation and checkpoint ----
@@ -93,7 +102,7 @@ static oht_status evaluate(trainer *t) {
     bool last = t->s->state.step >= t->cfg->train.steps;
     OHT_TRY(oht_evaluate(t->s, last ? e->max_batches : e->train_eval_batches, &result));
     double seconds = oht_clock_s() - start;
-    oht_status status = t->pending;
+    oht_status status = pending(t);
     if (t->root && status == OHT_OK) status = record_evaluation(t, &result, seconds);
     t->since_s += oht_clock_s() - start;
     return oht_agree(t->comm, status);
@@ -122,7 +131,7 @@ static oht_status save(trainer *t) {
 static oht_status checkpoint(trainer *t) {
     double start = oht_clock_s();
     OHT_TRY(same_parameters(t));
-    oht_status status = t->pending;
+    oht_status status = pending(t);
     if (t->root && status == OHT_OK) status = save(t);
     OHT_TRY(oht_agree(t->comm, status));
     t->saved = t->s->state.step;
@@ -194,9 +203,9 @@ static oht_status one_step(trainer *t) {
     int64_t step = s->state.step + 1;
     bool observe = cfg->outliers.every > 0 && step % cfg->outliers.every == 0;
     const oht_step_batch *batch = NULL;
-    if (t->pending == OHT_OK) t->pending = oht_loader_next(t->loader, &batch);
+    if (t->pending == OHT_OK) note(t, oht_loader_next(t->loader, &batch));
     oht_step_result r;
-    OHT_TRY(oht_step(s, batch, t->pending, observe, &r));
+    OHT_TRY(oht_step(s, batch, pending(t), observe, &r));
     if (r.stop) OHT_FAIL(OHT_STOPPED, "asked to stop");
     t->steps++;
     if (observe) {
@@ -281,6 +290,7 @@ static void announce(const trainer *t) {
 static oht_status train(trainer *t) {
     OHT_TRY(oht_session_create(&t->s, t->comm, t->cfg, NULL, OHT_FOR_TRAINING | OHT_FOR_EVALUATION));
     oht_status status = t->root ? oht_rundir_open(&t->dir, t->path, t->cfg) : OHT_OK;
+    if (t->root && status == OHT_OK) status = oht_rundir_same_data(&t->dir, &t->s->data, t->cfg->data.path);
     OHT_TRY(oht_agree(t->comm, status));
     OHT_TRY(oht_comm_describe(t->comm, t->s->be->name));
     announce(t);

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -15,6 +16,7 @@
 #include "oht/h5.h"
 #include "oht/log.h"
 #include "oht/memory.h"
+#include "oht/train.h"
 
 enum { LOCK_WAIT_S = 60 };
 
@@ -35,6 +37,7 @@ static oht_status lock(oht_rundir *r) {
     for (double start = oht_clock_s(); flock(r->lock, LOCK_EX | LOCK_NB) != 0;) {
         if (errno == EINTR) continue;
         if (errno != EWOULDBLOCK) return OHT_OK; // a file system without locks: go on without
+        if (oht_signals_stop_asked()) OHT_FAIL(OHT_STOPPED, "asked to stop while waiting for %s", path);
         if (oht_clock_s() - start > LOCK_WAIT_S)
             OHT_FAIL(
                 OHT_CONFIG,
@@ -82,6 +85,38 @@ oht_status oht_rundir_open(oht_rundir *r, const char *path, const oht_config *cf
     return OHT_OK;
 }
 
+// data.json says which data the run has seen: the file may move, its content may not change. Runs of older
+// versions have none; they get one.
+oht_status oht_rundir_same_data(oht_rundir *r, const oht_data_info *d, const char *data_path) {
+    char path[OHT_PATH + 32];
+    OHT_TRY(join(path, sizeof(path), r, "data.json"));
+    json_t *now = json_pack("{s:s, s:I, s:I, s:I}", "source_sha256", d->source_sha256, "train_rows",
+                            (json_int_t)d->rows[OHT_SPLIT_TRAIN], "validation_rows",
+                            (json_int_t)d->rows[OHT_SPLIT_VALIDATION], "tokens", (json_int_t)d->tokens);
+    if (!now) OHT_FAIL(OHT_MEMORY, "no memory for %s", path);
+    json_error_t error;
+    json_t *was = access(path, F_OK) == 0 ? json_load_file(path, 0, &error) : NULL;
+    oht_status status = OHT_OK;
+    if (was && !json_equal(was, now)) {
+        const char *sha = json_string_value(json_object_get(was, "source_sha256"));
+        status = oht_error_set(
+            OHT_DATA, __FILE__, __LINE__,
+            "%s was trained on other data than %s: source %.12s, %lld + %lld rows there; source %.12s, %lld + "
+            "%lld rows now\nfix: data.path=... with the data it began with, or another run directory (-o)",
+            r->path, data_path, sha ? sha : "unknown",
+            (long long)json_integer_value(json_object_get(was, "train_rows")),
+            (long long)json_integer_value(json_object_get(was, "validation_rows")), d->source_sha256,
+            (long long)d->rows[OHT_SPLIT_TRAIN], (long long)d->rows[OHT_SPLIT_VALIDATION]);
+    } else if (!was) {
+        char *text = json_dumps(now, JSON_INDENT(2));
+        status = text ? oht_file_replace(path, text, strlen(text)) : OHT_MEMORY;
+        free(text);
+    }
+    json_decref(was);
+    json_decref(now);
+    return status;
+}
+
 // Length of the leading lines that belong to steps <= step. A line that is not whole JSON (a kill while it
 // was written) ends the file.
 static size_t good_length(const char *text, size_t n, int64_t step, bool *evaluated) {
@@ -107,8 +142,16 @@ static oht_status cut(oht_rundir *r, const char *path, int64_t step, bool *evalu
     char *text;
     OHT_TRY(OHT_ALLOC(&text, (size_t)info.st_size + 1, "metrics.jsonl"));
     size_t n = 0;
-    for (ssize_t got = 1; n < (size_t)info.st_size && got > 0; n += got > 0 ? (size_t)got : 0)
-        got = pread(r->metrics, text + n, (size_t)info.st_size - n, (off_t)n);
+    while (n < (size_t)info.st_size) {
+        ssize_t got = pread(r->metrics, text + n, (size_t)info.st_size - n, (off_t)n);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) { // what was not read must not be cut off
+            int error = got < 0 ? errno : EIO;
+            oht_free(text);
+            OHT_FAIL(OHT_IO, "%s: cannot be read: %s", path, strerror(error));
+        }
+        n += (size_t)got;
+    }
     size_t keep = good_length(text, n, step, evaluated);
     oht_free(text);
     if (keep < (size_t)info.st_size && ftruncate(r->metrics, (off_t)keep) != 0)

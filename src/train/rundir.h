@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "oht/config.h"
+#include "oht/data.h"
 #include "oht/status.h"
 
 typedef struct oht_rundir {
@@ -16,6 +17,8 @@ typedef struct oht_rundir {
 // Makes the folder, locks it against a second run, compares a configuration found there with cfg, and writes
 // config.yaml.
 OHT_CHECKED oht_status oht_rundir_open(oht_rundir *r, const char *path, const oht_config *cfg);
+// DATA error when the run began with other data; the first call records it.
+OHT_CHECKED oht_status oht_rundir_same_data(oht_rundir *r, const oht_data_info *data, const char *data_path);
 // Drops everything after `step` from metrics.jsonl and opens it for appending. *evaluated: it holds the
 // evaluation of `step`.
 OHT_CHECKED oht_status oht_rundir_metrics(oht_rundir *r, int64_t step, bool *evaluated);

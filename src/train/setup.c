@@ -204,7 +204,12 @@ static oht_status allocate(oht_session *s) {
         OHT_TRY(flat_buffer(s, &s->state.m, "first moments of AdamW"));
         OHT_TRY(flat_buffer(s, &s->state.v, "second moments of AdamW"));
     }
-    OHT_TRY(s->be->alloc(s->be, &s->arena, s->arena_bytes, "activations"));
+    oht_status got = s->be->alloc(s->be, &s->arena, s->arena_bytes, "activations");
+    oht_error *error = oht_error_last();
+    if (got == OHT_MEMORY && !strstr(error->text, "\nfix: "))
+        strncat(error->text, "\nfix: a smaller train.micro_batch or eval.micro_batch, or train.recompute=true",
+                OHT_ERROR_TEXT - strlen(error->text) - 1);
+    OHT_TRY(got);
     int heads = (int)s->cfg->model.heads;
     if (s->train_graph) {
         OHT_TRY(oht_run_create(&s->train, s->train_graph, s->arena, s->state.param, s->state.grad));

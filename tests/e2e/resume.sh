@@ -26,6 +26,14 @@ expect 2 run.resume ranks 2 $train -c "$work/opt.yaml" -o "$work/opt-whole-1" ru
 expect 2 train.lr ranks 2 $train -c "$work/opt.yaml" -o "$work/opt-whole-1" train.lr=0.1
 expect 2 run.resume ranks 2 $train -c "$work/opt.yaml" -o "$work/none" run.resume=must
 
+# The data file may move, but it must hold the same data.
+cp -r "$work/opt-whole-1" "$work/moved"
+sed -i 's/"train_rows": /&1/' "$work/moved/data.json"
+expect 3 'was trained on other data' ranks 2 $train -c "$work/opt.yaml" -o "$work/moved"
+rm "$work/moved/data.json"
+succeed ranks 2 $train -c "$work/opt.yaml" -o "$work/moved"
+cmp "$work/moved/data.json" "$work/opt-whole-1/data.json" || fail "data.json differs"
+
 # A damaged newest checkpoint: a warning, and the one before it is used.
 cp -r "$work/opt-whole-2" "$work/damaged"
 rm "$work/damaged/metrics.jsonl"

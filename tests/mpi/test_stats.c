@@ -94,7 +94,7 @@ static void same_as_one_rank(oht_mpi_findings *f, const setting *t) {
     OHT_CHECK(f, n == 2);
     OHT_CHECK(f, oht_stats_taps(t->whole, NULL, &b) == 2);
     for (int i = 0; i < n; i++) {
-        OHT_CHECK(f, a[i].rows == b[i].rows && a[i].kurtosis_rows == b[i].kurtosis_rows &&
+        OHT_CHECK(f, a[i].rows == b[i].rows && a[i].inf_rows == b[i].inf_rows && a[i].kurtosis_rows == b[i].kurtosis_rows &&
                          a[i].nonfinite == b[i].nonfinite);
         OHT_CHECK(f, a[i].outliers_6sigma == b[i].outliers_6sigma);
         OHT_CHECK(f, a[i].max_sample == b[i].max_sample && a[i].max_token == b[i].max_token &&

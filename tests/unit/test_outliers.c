@@ -284,6 +284,15 @@ static void rows_are_sequences_or_tokens(void **state) {
     show(s, g, 0, x, 3, B, T, C, 0);
     assert_int_equal(t[0].rows, 2 * B);
     assert_int_equal(t[0].kurtosis_rows, B);
+    // infinity norm switched off, kurtosis on
+    oht_stats_count_kurtosis(s, true);
+    oht_stats_count_inf(s, false);
+    show(s, g, 0, x, 3, B, T, C, 0);
+    assert_int_equal(t[0].rows, 3 * B);
+    assert_int_equal(t[0].inf_rows, 2 * B);
+    assert_int_equal(t[0].kurtosis_rows, 2 * B);
+    NEAR(t[0].inf_sum, 2 * inf[0], 1e-12);
+    oht_stats_count_inf(s, true);
     oht_stats_reset(s);
     assert_int_equal(t[0].rows, 0);
     assert_int_equal(t[0].max_sample, -1);
