@@ -61,6 +61,10 @@ static int64_t ceil_div(int64_t a, int64_t b) {
 }
 
 static oht_status check(const oht_model_config *c) {
+    if (c->series < 1 || c->input < 1 || c->horizon < 1 || c->segment < 1 || c->merge < 1 || c->patterns < 1)
+        OHT_FAIL(OHT_CONFIG, "STanHop-Net: %lld series, %lld input and %lld output steps, segments of %lld, %lld merged, %lld patterns; each must be at least 1",
+                 (long long)c->series, (long long)c->input, (long long)c->horizon, (long long)c->segment, (long long)c->merge,
+                 (long long)c->patterns);
     if (c->alpha != 0.0)
         OHT_FAIL(OHT_CONFIG, "model.alpha = %g: rows have different lengths in STanHop-Net, so gamma must be given\n"
                              "fix: model.attention=\"clipped(-.1:1.1)\" and no model.alpha", c->alpha);

@@ -344,6 +344,9 @@ static void impossible_shapes_are_refused(void **state) {
     assert_int_equal(oht_model_create(&model, &c, c.input), OHT_CONFIG);
     assert_non_null(strstr(oht_error_last()->text, "too few to merge"));
     c = small();
+    c.segment = 0;
+    assert_int_equal(oht_model_create(&model, &c, c.input), OHT_CONFIG);
+    c = small();
     c.gate = OHT_GATE_CONDITIONAL_PER_HEAD;
     assert_int_equal(oht_model_create(&model, &c, c.input), OHT_CONFIG);
     c = small();
