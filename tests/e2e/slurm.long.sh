@@ -154,3 +154,14 @@ until_job 60 is "${id}_4" FAILED
 grep -q 'fix: sbatch --array=0-3' "$work/small-${id}_4.out" || broken "task 4 of 4 runs: no remedy"
 until_job 60 slurm_idle
 echo "array: 4 runs, 2 restarted, the report has them"
+
+# W8A8 of finished runs: beside the exact numbers; a folder that is no run does not keep the others from it.
+submit ptq --time=10 "$OHT_JOBS/ptq.slurm" runs/sweep/vanilla-1 runs/none runs/sweep/outeffhop-2 quant.seeds=2
+until_job 90 is "$id" FAILED
+[ "$(slurm_field "$id" ExitCode)" = 6:0 ] && grep -q 'runs/none is not a run directory' "$log" || broken "runs/none"
+for run in vanilla-1 outeffhop-2; do
+    for text in '"fp"' '"quantized"' '"weights": 8' '"activations": 8' '"seed": 6790'; do
+        grep -q "$text" "runs/sweep/$run/eval-w8a8.json" || { cat "runs/sweep/$run/eval-w8a8.json" >&2; broken "no $text"; }
+    done
+done
+echo "W8A8: 2 runs evaluated"
