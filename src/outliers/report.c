@@ -228,14 +228,14 @@ static oht_status cut_group(oht_report *r, const char *group, int64_t cut, int64
 }
 
 static oht_status cut_evaluations(oht_report *r, int64_t cut) {
-    int64_t n = 0;
+    int64_t n = 0, step;
     char group[NAME];
     for (;; n++) {
         snprintf(group, sizeof(group), "/eval/%lld", (long long)n);
         if (!oht_h5_exists(r->file, group)) break;
+        OHT_TRY(oht_h5_get_int(r->file, group, "step", &step)); // a damaged group is an error, not one more
     }
     while (n > 0) {
-        int64_t step;
         snprintf(group, sizeof(group), "/eval/%lld", (long long)n - 1);
         OHT_TRY(oht_h5_get_int(r->file, group, "step", &step));
         if (step <= cut) break;

@@ -329,6 +329,8 @@ static oht_status write_group(const oht_quant *q, oht_h5 *file, const char *grou
 static oht_status add_group(const oht_quant *q, oht_h5 *file, const oht_quant_summary *m) {
     char group[32];
     for (int n = 0; snprintf(group, sizeof(group), "/quant/%d", n), oht_h5_exists(file, group); n++) {
+        int64_t step; // a damaged group is an error, not the next free place
+        OHT_TRY(oht_h5_get_int(file, group, "step", &step));
     }
     OHT_TRY(write_group(q, file, group, m));
     return oht_h5_publish(file);

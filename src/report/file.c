@@ -43,8 +43,11 @@ static void free_strings(char **text, int64_t n) {
 static void last_group(oht_h5 *file, const char *prefix, bool (*wanted)(oht_h5 *, const char *), char out[32]) {
     char next[32];
     out[0] = '\0';
-    for (int n = 0; snprintf(next, sizeof(next), "%s/%d", prefix, n), oht_h5_exists(file, next); n++)
-        if (!wanted || wanted(file, next)) memcpy(out, next, sizeof(next));
+    for (int n = 0; snprintf(next, sizeof(next), "%s/%d", prefix, n), oht_h5_exists(file, next); n++) {
+        bool whole = oht_h5_has(file, next, "step"); // a damaged one ends the search, and reading it says why
+        if (!whole || !wanted || wanted(file, next)) memcpy(out, next, sizeof(next));
+        if (!whole) break;
+    }
 }
 
 // ---- the last evaluation ----
