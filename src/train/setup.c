@@ -21,7 +21,7 @@ static oht_status check_text(const oht_config *cfg, const oht_data_info *d) {
     if (cfg->data.tokens != 0 && cfg->data.tokens != d->tokens)
         OHT_FAIL(OHT_DATA,
                  "%s has rows of %lld tokens, but data.tokens = %lld\nfix: set data.tokens = %lld (or 0), or "
-                 "prepare the text again with --tokens %lld",
+                 "prepare the text again with --block %lld",
                  cfg->data.path, (long long)d->tokens, (long long)cfg->data.tokens, (long long)d->tokens,
                  (long long)cfg->data.tokens);
     if (d->vocab_size > cfg->model.vocab_size)
