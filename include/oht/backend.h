@@ -98,10 +98,6 @@ struct oht_backend {
     // Waits for everything queued; COMM error if anything failed since the last call. CPU: OK.
     oht_status (*sync)(oht_backend *be);
 
-    // c = alpha op(a) op(b) + beta c, row-major, op(a): (m,k), op(b): (k,n), leading dimensions in elements.
-    void (*gemm)(oht_backend *be, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
-                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
-
     // y = act(x w^T + b). x: (N,K), w: (M,K), b: (M) or absent, y: (N,M). pre: (N,M) receives x w^T + b where the
     // activation's gradient needs it (GELU in training), else absent.
     void (*linear_fwd)(oht_backend *be, oht_tensor y, oht_tensor pre, oht_tensor x, oht_tensor w, oht_tensor b,
@@ -196,8 +192,6 @@ struct oht_backend {
     void (*top_hits)(oht_backend *be, oht_tensor logits, oht_tensor labels, int64_t hits[2]);
     // images: (B,S,S,3) u8 -> y: (B,(S/p)^2,3pp), patches row by row, inside one channel by channel, v / 127.5 - 1.
     void (*patches)(oht_backend *be, oht_tensor y, oht_tensor images, int patch);
-    // b[j] (+)= sum_n x[n][j]; x: (N,C).
-    void (*column_sum)(oht_backend *be, oht_tensor b, oht_tensor x, bool add);
 
     // Optimizer over flat memory. p, g, m, v: n floats. p *= 1 - lr wd; m, v EMA; p -= lr mhat / (sqrt(vhat) + eps).
     void (*adamw)(oht_backend *be, float *p, const float *g, float *m, float *v, int64_t n, const oht_adamw *opt);
@@ -223,5 +217,6 @@ OHT_CHECKED oht_status oht_backend_cpu_create(oht_backend **out);
 OHT_CHECKED oht_status oht_backend_create(const char *device, oht_backend **out);
 void oht_backend_destroy(oht_backend *be);
 
-// FLOP/s of the BLAS for c = op(a) op(b), shapes as in gemm above, median of five stretches that take `seconds` in all or a call each (kernels/cpu/gemm_rate.c).
+// FLOP/s of the BLAS for c = op(a) op(b), op(a): (m,k), op(b): (k,n), row-major: median of five stretches that take
+// `seconds` in all or a call each (kernels/cpu/gemm_rate.c).
 OHT_CHECKED oht_status oht_gemm_rate(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double seconds, double *flops_per_s);

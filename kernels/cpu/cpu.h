@@ -48,6 +48,7 @@ static inline double *cpu_partial(oht_backend *be, int thread) {
 void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
                  const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 
+// c = alpha op(a) op(b) + beta c, row-major, op(a): (m,k), op(b): (k,n), leading dimensions in elements.
 void gemm_cpu(oht_backend *be, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
               int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 
@@ -55,7 +56,6 @@ void linear_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor pre, oht_tensor x,
                     oht_act act);
 void linear_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dw, oht_tensor db, oht_tensor dy, oht_tensor x,
                     oht_tensor w, oht_tensor pre, oht_tensor y, oht_act act, bool add_dx, bool add_dp);
-void column_sum_cpu(oht_backend *be, oht_tensor b, oht_tensor x, bool add);
 
 void layernorm_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor mean, oht_tensor rstd, oht_tensor x,
                        oht_tensor gamma, oht_tensor beta, float eps);

@@ -89,8 +89,3 @@ void linear_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dw, oht_tensor db
     if (dw.data)
         gemm_cpu(be, true, false, M, K, N, 1.0f, u, M, oht_f32(x), K, add_dp ? 1.0f : 0.0f, oht_f32(dw), K);
 }
-
-void column_sum_cpu(oht_backend *be, oht_tensor b, oht_tensor x, bool add) {
-    int64_t C = x.dim[x.rank - 1];
-    act_and_bias_bwd(be, oht_f32(b), oht_f32(x), NULL, NULL, oht_tensor_rows(x), C, OHT_ACT_NONE, add);
-}

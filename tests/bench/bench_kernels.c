@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "cpu/cpu.h"
 #include "kernel_test.h"
 #include "oht/log.h"
 
@@ -82,7 +83,7 @@ static void bench_gemm(oht_backend *be) {
         oht_tensor a = random_data(1, 1.0f, m, k, 0), b = random_data(2, 1.0f, n, k, 0),
                    c = kt_zeros(m, n, 0, 0);
         BENCH(name, 2.0 * (double)(m * n * k), 0.0,
-              be->gemm(be, shape[i].ta, shape[i].tb, m, n, k, 1.0f, oht_f32(a), shape[i].ta ? m : k,
+              gemm_cpu(be, shape[i].ta, shape[i].tb, m, n, k, 1.0f, oht_f32(a), shape[i].ta ? m : k,
                        oht_f32(b), shape[i].tb ? k : n, 0.0f, oht_f32(c), n));
         kt_reset();
         be = kt_backend();
