@@ -36,6 +36,7 @@ void oht_graph_destroy(oht_graph *g) {
         oht_free(g->node[i]);
     }
     oht_free(g->node);
+    oht_free(g->param_value);
     oht_free(g->value);
     oht_free(g->tap);
     oht_free(g->site);
@@ -202,10 +203,16 @@ static oht_value parameters(oht_graph *g, int first, int n, bool exact) {
     if (g->status != OHT_OK) return OHT_NONE;
     if (n < 1 || first < 0 || first + n > g->params->n)
         return oht_graph_fail(g, "parameters %d to %d of a table of %d", first, first + n - 1, g->params->n);
-    for (int i = 0; i < g->n_values; i++)
-        if (g->value[i].kind == VALUE_PARAM && g->value[i].param == first && g->value[i].n_params == n &&
-            g->value[i].exact == exact)
-            return (oht_value){i};
+    if (!g->param_value) {
+        oht_status status = OHT_ALLOC(&g->param_value, (size_t)g->params->n, "values of parameters");
+        if (status != OHT_OK) {
+            stick(g, status);
+            return OHT_NONE;
+        }
+        for (int i = 0; i < g->params->n; i++) g->param_value[i] = -1;
+    }
+    for (int i = g->param_value[first]; i >= 0; i = g->value[i].before)
+        if (g->value[i].n_params == n && g->value[i].exact == exact) return (oht_value){i};
 
     const oht_param *p = &g->params->item[first];
     int64_t dim[4];
@@ -221,6 +228,8 @@ static oht_value parameters(oht_graph *g, int first, int n, bool exact) {
     graph_value *v = new_value(g, VALUE_PARAM, OHT_F32, OHT_ROWS_FIXED, p->rank, dim);
     if (!v) return OHT_NONE;
     v->param = first;
+    v->before = g->param_value[first];
+    g->param_value[first] = g->n_values - 1;
     v->n_params = n;
     v->flat = p->offset;
     v->exact = exact;

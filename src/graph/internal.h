@@ -14,6 +14,7 @@ typedef struct graph_value {
     oht_field field; // VALUE_INPUT
     bool exact;          // VALUE_PARAM: of run->param_exact
     int param, n_params; // VALUE_PARAM: so many of the table, stacked,
+    int before; // VALUE_PARAM: the value before this one that begins with the same parameter, -1 = none
     size_t flat; // from here in the flat buffer
     int node, slot; // VALUE_MADE: out[slot] of the node
     bool needs_grad;
@@ -67,6 +68,7 @@ struct oht_graph {
     graph_value *value;
     size_t value_capacity;
     int n_values;
+    int *param_value; // newest value that begins with a parameter, -1 = none
     oht_node **node;
     size_t node_capacity;
     int n_nodes;
@@ -90,6 +92,7 @@ struct oht_graph {
     size_t buffer_capacity;
     int n_buffers;
     size_t bytes;
+    size_t peak[BUFFER_KINDS]; // largest sum of the buffers of a kind that are in use at the same step
     graph_gap *gap;
     int n_gaps;
     const oht_op **op; // operation kinds, for the profile

@@ -114,9 +114,10 @@ static void schedule(planner *p) {
         if (!p->differentiated[n]) continue;
         int here = g->node[n]->block;
         if (here >= 0 && here != block) {
-            for (int k = 0; k < g->n_nodes; k++)
-                if (g->node[k]->block == here && p->recomputed[k])
-                    g->step[g->n_steps++] = (graph_step){STEP_RECOMPUTE, k, -1};
+            int k = n; // the nodes of a block follow each other
+            while (k > 0 && g->node[k - 1]->block == here) k--;
+            for (; k < g->n_nodes && g->node[k]->block == here; k++)
+                if (p->recomputed[k]) g->step[g->n_steps++] = (graph_step){STEP_RECOMPUTE, k, -1};
             block = here;
         }
         g->step[g->n_steps++] = (graph_step){STEP_BACKWARD, n, -1};
@@ -222,6 +223,28 @@ static oht_status find_ops(oht_graph *g) {
     return OHT_OK;
 }
 
+// Largest sum of the buffers of one kind that are in use at the same step.
+static oht_status find_peaks(oht_graph *g) {
+    size_t *change; // from one step to the next; sums of unsigned numbers may pass through wrapped ones
+    OHT_TRY(OHT_ALLOC(&change, (size_t)g->n_steps + 1, "plan"));
+    for (int kind = 0; kind < BUFFER_KINDS; kind++) {
+        memset(change, 0, ((size_t)g->n_steps + 1) * sizeof(*change));
+        for (int i = 0; i < g->n_buffers; i++) {
+            const graph_buffer *b = &g->buffer[i];
+            if ((int)b->kind != kind) continue;
+            change[b->first] += b->bytes;
+            change[b->last + 1] -= b->bytes;
+        }
+        size_t sum = 0;
+        for (int t = 0; t < g->n_steps; t++) {
+            sum += change[t];
+            if (sum > g->peak[kind]) g->peak[kind] = sum;
+        }
+    }
+    oht_free(change);
+    return OHT_OK;
+}
+
 // ---- all of it ----
 
 static oht_status check(const oht_graph *g, oht_value loss) {
@@ -253,6 +276,7 @@ static oht_status plan(planner *p, oht_value loss) {
     OHT_TRY(oht_place(g->buffer, g->n_buffers, &g->bytes));
     if (g->mode == OHT_TRAIN) OHT_TRY(find_gaps(g));
     OHT_TRY(find_ops(g));
+    OHT_TRY(find_peaks(g));
     g->planned = true;
     return OHT_OK;
 }
@@ -275,20 +299,8 @@ size_t oht_plan_bytes(const oht_graph *g) {
     return g->bytes;
 }
 
-// Largest sum of the buffers of one kind that are in use at the same step.
 void oht_plan_describe(const oht_graph *g, void (*line)(void *ctx, const char *what, size_t bytes),
                        void *ctx) {
     static const char *const NAME[BUFFER_KINDS] = {"inputs", "activations", "gradients", "scratch"};
-    for (int kind = 0; kind < BUFFER_KINDS; kind++) {
-        size_t peak = 0;
-        for (int t = 0; t < g->n_steps; t++) {
-            size_t sum = 0;
-            for (int i = 0; i < g->n_buffers; i++) {
-                const graph_buffer *b = &g->buffer[i];
-                if ((int)b->kind == kind && b->first <= t && t <= b->last) sum += b->bytes;
-            }
-            if (sum > peak) peak = sum;
-        }
-        line(ctx, NAME[kind], peak);
-    }
+    for (int kind = 0; kind < BUFFER_KINDS; kind++) line(ctx, NAME[kind], g->peak[kind]);
 }

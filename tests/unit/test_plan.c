@@ -59,6 +59,81 @@ static void placed_buffers_never_overlap(void **state) {
     assert_true(worst < 1.35); // greedy is not optimal, but a leak of space would show
 }
 
+// The rule word by word: every buffer looks at all that are placed already.
+static size_t place_slowly(graph_buffer *b, int n) {
+    size_t bytes = 0;
+    bool *placed = calloc((size_t)n, sizeof(*placed));
+    for (int round = 0; round < n; round++) {
+        int next = -1;
+        for (int i = 0; i < n; i++)
+            if (!placed[i] && (next < 0 || b[i].bytes > b[next].bytes)) next = i;
+        size_t size = (b[next].bytes + 63) / 64 * 64, place = SIZE_MAX, hole = SIZE_MAX;
+        for (size_t start = 0;;) { // start: the end of what is alive below
+            size_t above = SIZE_MAX; // where the next alive one begins
+            for (bool moved = true; moved;) {
+                moved = false;
+                above = SIZE_MAX;
+                for (int i = 0; i < n; i++) {
+                    if (!placed[i] || b[i].first > b[next].last || b[next].first > b[i].last) continue;
+                    size_t stop = b[i].offset + (b[i].bytes + 63) / 64 * 64;
+                    if (b[i].offset <= start && stop > start) start = stop, moved = true;
+                    if (b[i].offset > start && b[i].offset < above) above = b[i].offset;
+                }
+            }
+            if (above == SIZE_MAX) {
+                if (place == SIZE_MAX) place = start;
+                break;
+            }
+            if (above - start >= size && above - start < hole) place = start, hole = above - start;
+            start = above;
+        }
+        b[next].offset = place;
+        placed[next] = true;
+        if (place + size > bytes) bytes = place + size;
+    }
+    free(placed);
+    return bytes;
+}
+
+static void placement_follows_its_rule(void **state) {
+    (void)state;
+    enum { MOST = 600 };
+    static graph_buffer b[MOST], want[MOST];
+    for (uint64_t seed = 0; seed < 12; seed++) {
+        uint64_t rng = 77 + seed;
+        int n = 300 + (int)(toy_random(&rng) % (MOST - 300)), nested = seed % 2;
+        for (int i = 0; i < n; i++) { // sizes repeat, as in a network of equal layers
+            int first = (int)(toy_random(&rng) % 200), last = first + (int)(toy_random(&rng) % 9);
+            if (nested && i % 3) last = 500 - first;
+            size_t bytes = seed % 3 ? 64 * (1 + toy_random(&rng) % 5) : 1 + toy_random(&rng) % 900;
+            want[i] = b[i] = (graph_buffer){.bytes = bytes, .first = first, .last = last};
+        }
+        size_t bytes, slow = place_slowly(want, n);
+        assert_int_equal(oht_place(b, n, &bytes), OHT_OK);
+        assert_int_equal(bytes, slow);
+        for (int i = 0; i < n; i++) assert_int_equal(b[i].offset, want[i].offset);
+    }
+}
+
+// As many as a model of 1000 layers has: with work that grows with the cube this test does not end.
+static void a_thousand_layers_are_placed(void **state) {
+    (void)state;
+    enum { LAYERS = 1000, KEPT = 20, SHORT = 20, N = LAYERS * (KEPT + SHORT) };
+    graph_buffer *b = calloc(N, sizeof(*b));
+    size_t kept = 0;
+    for (int l = 0, n = 0; l < LAYERS; l++)
+        for (int k = 0; k < KEPT + SHORT; k++, n++) {
+            int t = l * KEPT + k % KEPT, last = 4 * LAYERS * KEPT - t;
+            b[n] = (graph_buffer){.bytes = (size_t)(1 + k % 7) * 640, .first = t, .last = last};
+            if (k >= KEPT) b[n].first = b[n].last = last; // its gradient
+            if (k < KEPT) kept += b[n].bytes;
+        }
+    size_t bytes;
+    assert_int_equal(oht_place(b, N, &bytes), OHT_OK);
+    assert_true(bytes >= kept && bytes <= kept + 2 * 7 * 640);
+    free(b);
+}
+
 static void equal_stacked_lifetimes_waste_nothing(void **state) {
     (void)state;
     graph_buffer b[40]; // activations of a deep net: made one after the other, used in reverse
@@ -318,6 +393,8 @@ static void description_covers_the_arena(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(placed_buffers_never_overlap),
+        cmocka_unit_test(placement_follows_its_rule),
+        cmocka_unit_test(a_thousand_layers_are_placed),
         cmocka_unit_test(equal_stacked_lifetimes_waste_nothing),
         cmocka_unit_test(random_graphs_are_planned_safely),
         cmocka_unit_test(recomputation_and_evaluation_need_less),
