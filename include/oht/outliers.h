@@ -79,8 +79,10 @@ enum { OHT_METRICS = 16 };
 // The metrics of a result that its task has, under the names that files and reports use. Returns their number.
 int oht_eval_metrics(const oht_eval_result *r, oht_metric out[OHT_METRICS]);
 
-// Opens or creates the report of a run; on resume everything after step `cut` is dropped.
+// Opens or creates the report of a run; on resume everything after step `cut` is dropped. What is there but damaged or
+// of another model is kept as PATH.damaged-N, with a warning, and a new report begins.
 OHT_CHECKED oht_status oht_report_open(oht_report **out, const char *path, const oht_config *cfg, const oht_stats *s, int64_t cut);
+int64_t oht_report_evaluated(const oht_report *r); // step of its last evaluation, -1 = none
 OHT_CHECKED oht_status oht_report_append(oht_report *r, int64_t step, const oht_stats *s);
 OHT_CHECKED oht_status oht_report_curve(oht_report *r, int64_t step, double loss, double lr, double grad_norm);
 OHT_CHECKED oht_status oht_report_eval(oht_report *r, int64_t step, const oht_eval_result *result, const oht_stats *s);

@@ -11,6 +11,7 @@
 //   /eval/N        one evaluation: metrics as attributes, tap (K) and (K) statistics, layer, head, null_mass, gate_mean
 //
 // Floats are float32: infinity norms are exact in it, and a long report stays small.
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,7 +30,7 @@ struct oht_report {
     int taps, layers, heads;
     bool null_mass, gate;
     int64_t activations, attention, curve, quantizability; // rows
-    int64_t evaluations;
+    int64_t evaluations, evaluated; // their number, step of the last
     double publish_s, published_s; // interval; time of the last one
     bool dirty;
     float *f32; // one row of any dataset
@@ -204,9 +205,7 @@ static oht_status cut_dataset(void *ctx, const char *name) {
     OHT_TRY(oht_h5_shape_of(c->r->file, name, -1, -1, &shape));
     if (shape.dim[0] != c->before)
         OHT_FAIL(OHT_DATA,
-                 "%s: %s has %lld rows, its step axis %lld\nfix: move the file away; the run goes on with a "
-                 "new report",
-                 oht_h5_path(c->r->file), name, (long long)shape.dim[0], (long long)c->before);
+                 "%s: %s has %lld rows, its step axis %lld", oht_h5_path(c->r->file), name, (long long)shape.dim[0], (long long)c->before);
     return oht_h5_truncate(c->r->file, name, c->keep);
 }
 
@@ -228,7 +227,7 @@ static oht_status cut_group(oht_report *r, const char *group, int64_t cut, int64
 }
 
 static oht_status cut_evaluations(oht_report *r, int64_t cut) {
-    int64_t n = 0, step;
+    int64_t n = 0, step = -1;
     char group[NAME];
     for (;; n++) {
         snprintf(group, sizeof(group), "/eval/%lld", (long long)n);
@@ -243,6 +242,7 @@ static oht_status cut_evaluations(oht_report *r, int64_t cut) {
         n--;
     }
     r->evaluations = n;
+    r->evaluated = n > 0 ? step : -1;
     return OHT_OK;
 }
 
@@ -255,9 +255,7 @@ static oht_status check_axes(oht_report *r, const oht_tap_info *info) {
     OHT_TRY(oht_h5_get_int(r->file, "/", "format_version", &version));
     if (strcmp(format, FORMAT) != 0 || version != VERSION)
         OHT_FAIL(OHT_DATA,
-                 "%s: format %s, version %lld, expected %s, version %d\nfix: move the file away; the run "
-                 "goes on with a new report",
-                 oht_h5_path(r->file), format, (long long)version, FORMAT, VERSION);
+                 "%s: format %s, version %lld, expected %s, version %d", oht_h5_path(r->file), format, (long long)version, FORMAT, VERSION);
     OHT_TRY(oht_h5_read_strings(r->file, "/activations/tap", &name, &n));
     int same = 0;
     while (same < n && same < r->taps && strcmp(name[same], info[same].name) == 0) same++;
@@ -267,8 +265,7 @@ static oht_status check_axes(oht_report *r, const oht_tap_info *info) {
                  oht_h5_exists(r->file, "/attention/gate_mean") == r->gate;
     if (same != r->taps || n != r->taps || !heads)
         OHT_FAIL(OHT_DATA,
-                 "%s: its taps are those of another model (%lld taps, this model has %d; the first %d "
-                 "agree)\nfix: move the file away; the run goes on with a new report",
+                 "%s: its taps are those of another model (%lld taps, this model has %d; the first %d agree)",
                  oht_h5_path(r->file), (long long)n, r->taps, same);
     return OHT_OK;
 }
@@ -284,6 +281,26 @@ static oht_status load(oht_report *r, const char *path, const oht_tap_info *info
     return cut_evaluations(r, cut);
 }
 
+// A report that cannot be continued is kept under another name, and the run goes on with a new one: its
+// checkpoints are good, and what was measured may still be worth a look.
+static oht_status set_aside(oht_report *r, const char *path, int64_t cut) {
+    const char *why = oht_error_last()->text;
+    char name[OHT_PATH + 64];
+    int n = 1;
+    do snprintf(name, sizeof(name), "%.*s.damaged-%d", OHT_PATH + 32, path, n++);
+    while (access(name, F_OK) == 0);
+    if (rename(path, name) != 0)
+        OHT_FAIL(OHT_IO, "%.*s; and it cannot be renamed to %s: %s", (int)strcspn(why, "\n"), why, name,
+                 strerror(errno));
+    oht_warn("%.*s; it is now %s, and a new report begins at step %lld", (int)strcspn(why, "\n"), why, name,
+             (long long)cut);
+    oht_h5_close(r->file);
+    r->file = NULL;
+    r->activations = r->attention = r->curve = r->quantizability = r->evaluations = 0;
+    r->evaluated = -1;
+    return OHT_OK;
+}
+
 static oht_status open_file(oht_report *r, const char *path, const oht_config *cfg, const oht_tap_info *info,
                             int64_t cut) {
     size_t row = (size_t)(r->taps > r->layers * r->heads ? r->taps : r->layers * r->heads) + 1;
@@ -291,8 +308,11 @@ static oht_status open_file(oht_report *r, const char *path, const oht_config *c
     OHT_TRY(OHT_ALLOC(&r->i64, row, "row of the report"));
     OHT_TRY(OHT_ALLOC(&r->i32, row, "row of the report"));
     if (cut > 0 && access(path, F_OK) == 0) {
-        OHT_TRY(load(r, path, info, cut));
-    } else {
+        oht_status status = load(r, path, info, cut);
+        if (status == OHT_DATA) status = set_aside(r, path, cut);
+        OHT_TRY(status);
+    }
+    if (!r->file) {
         OHT_TRY(oht_h5_create_memory(&r->file, path));
         OHT_TRY(make_groups(r, info));
     }
@@ -311,6 +331,7 @@ oht_status oht_report_open(oht_report **out, const char *path, const oht_config 
     r->null_mass = oht_stats_null_mass(s, &r->layers, &r->heads) != NULL;
     r->gate = oht_stats_gate_mean(s, &r->layers, &r->heads) != NULL;
     r->publish_s = cfg->outliers.publish_s;
+    r->evaluated = -1;
     oht_status status = open_file(r, path, cfg, info, cut);
     if (status != OHT_OK) {
         oht_report_close(r);
@@ -318,6 +339,10 @@ oht_status oht_report_open(oht_report **out, const char *path, const oht_config 
     }
     *out = r;
     return OHT_OK;
+}
+
+int64_t oht_report_evaluated(const oht_report *r) {
+    return r->evaluated;
 }
 
 void oht_report_close(oht_report *r) {
@@ -435,6 +460,7 @@ oht_status oht_report_eval(oht_report *r, int64_t step, const oht_eval_result *r
         OHT_TRY(write_attention(r, group, s, -1));
     }
     r->evaluations++;
+    r->evaluated = step;
     r->dirty = true;
     return OHT_OK;
 }

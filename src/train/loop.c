@@ -240,7 +240,9 @@ static oht_status prepare_root(trainer *t, bool *evaluated) {
     char path[OHT_PATH + 32];
     OHT_TRY(oht_rundir_metrics(&t->dir, t->s->state.step, evaluated));
     snprintf(path, sizeof(path), "%s/outliers.h5", t->dir.path);
-    return oht_report_open(&t->report, path, t->cfg, t->s->train_stats, t->s->state.step);
+    OHT_TRY(oht_report_open(&t->report, path, t->cfg, t->s->train_stats, t->s->state.step));
+    *evaluated = *evaluated && oht_report_evaluated(t->report) == t->s->state.step;
+    return OHT_OK;
 }
 
 // Finds out where the run stands, and cuts the records back to there. Collective.
