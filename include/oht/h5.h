@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "oht/status.h"
 
@@ -70,6 +71,8 @@ OHT_CHECKED oht_status oht_h5_get_float(oht_h5 *file, const char *object, const 
 OHT_CHECKED oht_status oht_h5_attach_scale(oht_h5 *file, const char *dataset, int axis, const char *scale, const char *label);
 
 // ---- plain files ----
+// Opens a file for reading; NULL, or why not. Only regular files: a pipe or a device would make us wait, maybe for ever.
+const char *oht_file_open(FILE **out, const char *path);
 // Writes text to PATH.tmp, fsync, rename, fsync of the folder.
 OHT_CHECKED oht_status oht_file_replace(const char *path, const void *bytes, size_t n);
 OHT_CHECKED oht_status oht_make_folder(const char *path); // mkdir -p

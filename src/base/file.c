@@ -21,6 +21,20 @@ oht_status oht_file_error(const char *path, const char *doing, int error) {
     OHT_FAIL(OHT_IO, "cannot %s %s: %s%s", doing, path, strerror(error), fix);
 }
 
+const char *oht_file_open(FILE **out, const char *path) {
+    *out = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // opening a pipe must not wait either
+    if (fd < 0) return strerror(errno);
+    struct stat info;
+    const char *why = fstat(fd, &info) != 0      ? strerror(errno)
+                      : S_ISREG(info.st_mode) ? NULL
+                      : S_ISDIR(info.st_mode) ? "it is a folder, expected a file"
+                                              : "it is a pipe or a device, expected a file";
+    if (!why && !(*out = fdopen(fd, "rb"))) why = strerror(errno);
+    if (why) close(fd);
+    return why;
+}
+
 oht_status oht_file_tmp_open(const char *tmp, int *fd) {
     unlink(tmp); // left by a killed run; a new inode keeps links and foreign permissions out
     *fd = open(tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);

@@ -8,6 +8,7 @@
 #include <yaml.h>
 
 #include "config/table.h"
+#include "oht/h5.h"
 #include "oht/memory.h"
 
 enum { LARGEST_FILE = 1 << 20, KEYS_MAX = 256, SECTIONS_MAX = 16, SECTION_NAME = 32 };
@@ -244,8 +245,9 @@ static oht_status read_stream(reader *r) {
 // The whole file, at most LARGEST_FILE bytes; *bytes freed with oht_free.
 static oht_status slurp(const char *path, unsigned char **bytes, size_t *n) {
     *bytes = NULL;
-    FILE *in = fopen(path, "rbe");
-    if (!in) OHT_FAIL(OHT_IO, "%s: cannot open the configuration: %s", path, strerror(errno));
+    FILE *in;
+    const char *why = oht_file_open(&in, path);
+    if (why) OHT_FAIL(OHT_IO, "%s: cannot open the configuration: %s", path, why);
     oht_status status = OHT_ALLOC(bytes, LARGEST_FILE + 1, "configuration file");
     if (status == OHT_OK) {
         *n = fread(*bytes, 1, LARGEST_FILE + 1, in);

@@ -81,6 +81,12 @@ wrong 'bad.yaml:2: model.attentoin: unknown key; nearest: model.attention' train
 wrong 'bad.yaml:2: model.attentoin' -c bad.yaml
 wrong 'bad.yaml:2: model.attentoin' check -c bad.yaml
 expect 6 train -c missing.yaml; says err "missing.yaml"
+mkfifo pipe.yaml # nobody writes into it: it must not be waited for
+for command in train check bench; do expect 6 $command -c pipe.yaml; says err "pipe.yaml" "a pipe or a device"; done
+expect 6 check -c .; says err "a folder"
+expect 6 check -c /dev/zero; says err "a pipe or a device"
+mkfifo pipe.h5
+expect 3 check data.path=pipe.h5; says err "pipe.h5" "not a regular file"
 
 # No data yet: the message says the one command that makes it.
 expect 6; says err "datasets/sample/opt.h5" "fix: " "datasets/make-sample.sh"

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "oht/h5.h"
 #include "oht/memory.h"
 
 typedef struct reader {
@@ -138,8 +139,9 @@ static oht_status read_all(reader *r, csv_table *t, int64_t *irregular) {
 oht_status csv_read(csv_table *out, const char *path, int64_t *irregular) {
     memset(out, 0, sizeof(*out));
     *irregular = 0;
-    reader r = {.path = path, .in = fopen(path, "r")};
-    if (!r.in) OHT_FAIL(OHT_IO, "cannot open %s: %s", path, strerror(errno));
+    reader r = {.path = path};
+    const char *why = oht_file_open(&r.in, path);
+    if (why) OHT_FAIL(OHT_IO, "cannot open %s: %s", path, why);
     oht_status status = read_all(&r, out, irregular);
     free(r.line); // getline's
     fclose(r.in);

@@ -129,8 +129,9 @@ static oht_status hash_vocabulary(const oht_prepare_text *opt, char hex[SHA256_D
     for (int i = 0; i < 2 && names[opt->wordpiece][i]; i++) {
         char path[4200], block[65536];
         snprintf(path, sizeof(path), "%s/%s", opt->tokenizer, names[opt->wordpiece][i]);
-        FILE *in = fopen(path, "rb");
-        if (!in) OHT_FAIL(OHT_DATA, "%s: cannot open the vocabulary file a second time", path);
+        FILE *in;
+        const char *why = oht_file_open(&in, path);
+        if (why) OHT_FAIL(OHT_DATA, "%s: cannot open the vocabulary file a second time: %s", path, why);
         for (size_t n; (n = fread(block, 1, sizeof(block), in)) > 0;)
             SHA256Update(&hash, (const uint8_t *)block, n);
         fclose(in);

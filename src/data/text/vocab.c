@@ -9,6 +9,7 @@
 #include <jansson.h>
 
 #include "data/text/unicode.h"
+#include "oht/h5.h"
 #include "oht/memory.h"
 
 enum { MOST_IDS = 1 << 24, LARGEST_FILE = 1 << 28 };
@@ -31,13 +32,14 @@ struct oht_vocab {
 oht_status oht_read_vocab_file(char **out, size_t *n, const char *path) {
     *out = NULL;
     *n = 0;
-    FILE *in = fopen(path, "rb");
-    if (!in)
+    FILE *in;
+    const char *why = oht_file_open(&in, path);
+    if (why)
         OHT_FAIL(
             OHT_DATA,
             "%s: cannot open the vocabulary file: %s\nfix: the tokenizer folder holds vocab.txt (WordPiece), "
             "or vocab.json and merges.txt (BPE)",
-            path, strerror(errno));
+            path, why);
     oht_status status = OHT_OK;
     size_t capacity = 1 << 16, got = 0;
     OHT_TRY_GOTO(status, OHT_ALLOC(out, capacity, "vocabulary file"), done);
