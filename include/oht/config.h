@@ -180,7 +180,7 @@ typedef struct oht_config {
 
 // Everything at its default (the demo configuration). Local.
 void oht_config_defaults(oht_config *cfg);
-// T, tokens of a sample: patches and class token of an image; else data.tokens, or model.max_tokens when that is 0. Local.
+// T, tokens of a sample: patches and class token of an image; input rows of time series; else data.tokens, or model.max_tokens when that is 0. Local.
 int64_t oht_config_tokens(const oht_config *cfg);
 // Applies a YAML file of sections and keys. CONFIG error names file, line, key, found, allowed, nearest key. Local.
 OHT_CHECKED oht_status oht_config_load(oht_config *cfg, const char *path);

@@ -168,30 +168,80 @@ static oht_status add_images(yardstick *y, int64_t images) {
     return add_linear(y, images, m->classes, m->width, 1, true);
 }
 
-static oht_status measure_gemm(oht_session *s, result *r) {
+// One Hopfield layer: queries of `rows`, keys and values of `stored`, the output projection.
+static oht_status add_hopfield(yardstick *y, int64_t rows, int64_t stored, double times) {
+    const int64_t C = y->s->cfg->model.width;
+    if (stored == rows) return add_linear(y, rows, C, C, 4 * times, true);
+    OHT_TRY(add_linear(y, rows, C, C, 2 * times, true));
+    return add_linear(y, stored, C, C, 2 * times, true);
+}
+
+// `times` blocks of `rows` segments: three Hopfield layers and two feed-forward ones (src/models/stanhop.c).
+static oht_status add_block(yardstick *y, int64_t rows, double times) {
+    const oht_model_config *m = &y->s->cfg->model;
+    OHT_TRY(add_hopfield(y, rows, rows, 2 * times));
+    OHT_TRY(add_hopfield(y, rows, m->patterns, times));
+    OHT_TRY(add_linear(y, rows, m->ffn, m->width, 2 * times, true));
+    return add_linear(y, rows, m->width, m->ffn, 2 * times, true);
+}
+
+static oht_status add_series(yardstick *y, int64_t windows) {
+    const oht_model_config *m = &y->s->cfg->model;
+    const int64_t C = m->width, S = m->segment, w = m->merge;
+    int64_t segments = (m->input + S - 1) / S, one = windows * m->series,
+            out = one * ((m->horizon + S - 1) / S);
+    OHT_TRY(add_linear(y, one * segments, C, S, 1, false));
+    OHT_TRY(add_block(y, out, (double)(m->layers + 1)));
+    OHT_TRY(add_linear(y, out, C, C, 2.0 * (double)(m->layers + 1), true));
+    OHT_TRY(add_linear(y, out, S, C, (double)(m->layers + 1), true));
+    if (w == 1) {
+        OHT_TRY(add_block(y, one * segments, (double)m->layers));
+        return add_hopfield(y, out, one * segments, (double)(m->layers + 1));
+    }
+    OHT_TRY(add_hopfield(y, out, one * segments, 1));
+    for (int64_t i = 0; i < m->layers; i++) {
+        if (i > 0) {
+            segments = (segments + w - 1) / w;
+            OHT_TRY(add_linear(y, one * segments, C, w * C, 1, true));
+        }
+        OHT_TRY(add_block(y, one * segments, 1));
+        OHT_TRY(add_hopfield(y, out, one * segments, 1));
+    }
+    return OHT_OK;
+}
+
+static oht_status add_transformer(yardstick *y, int64_t samples) {
+    const oht_session *s = y->s;
     const oht_model_config *m = &s->cfg->model;
-    int64_t samples = oht_graph_rows(s->train_graph), rows = samples * s->tokens, C = m->width;
+    int64_t rows = samples * s->tokens, C = m->width;
     double layers = (double)m->layers;
+    OHT_TRY(add_linear(y, rows, 3 * C, C, layers, true));
+    OHT_TRY(add_linear(y, rows, C, C, layers, true));
+    OHT_TRY(add_linear(y, rows, m->ffn, C, layers, true));
+    OHT_TRY(add_linear(y, rows, C, m->ffn, layers, true));
+    return s->task == OHT_TASK_IMAGES ? add_images(y, samples) : add_text(y, rows);
+}
+
+static oht_status measure_gemm(oht_session *s, result *r) {
+    int64_t samples = oht_graph_rows(s->train_graph);
     yardstick y = {.s = s};
-    OHT_TRY(add_linear(&y, rows, 3 * C, C, layers, true));
-    OHT_TRY(add_linear(&y, rows, C, C, layers, true));
-    OHT_TRY(add_linear(&y, rows, m->ffn, C, layers, true));
-    OHT_TRY(add_linear(&y, rows, C, m->ffn, layers, true));
-    OHT_TRY(s->task == OHT_TASK_IMAGES ? add_images(&y, samples) : add_text(&y, rows));
+    OHT_TRY(s->task == OHT_TASK_SERIES ? add_series(&y, samples) : add_transformer(&y, samples));
     r->gemm_flops_per_s = y.flops / y.seconds;
     return oht_sum_f64(s->comm, &r->gemm_flops_per_s, 1);
 }
 
 // ---- result ----
 static void print_result(const oht_session *s, const result *r) {
-    double tokens = (double)(s->cfg->train.global_batch * s->tokens),
+    bool series = s->task == OHT_TASK_SERIES;
+    const char *what = series ? "windows" : "tokens";
+    double tokens = (double)(s->cfg->train.global_batch * (series ? 1 : s->tokens)),
            flops_per_s = r->flops_per_step / r->step_s;
-    printf("%s, attention %s, %lld parameters; %d ranks x %d threads; %lld steps of %.0f tokens\n",
+    printf("%s, attention %s, %lld parameters; %d ranks x %d threads; %lld steps of %.0f %s\n",
            oht_model_type_name(s->cfg->model.type), s->cfg->model.attention,
            (long long)oht_params_count(s->params), oht_comm_size(s->comm), s->be->threads,
-           (long long)r->steps, tokens);
-    printf("  %-28s %12.4f s\n  %-28s %12.0f\n", "step (median)", r->step_s, "tokens per second",
-           tokens / r->step_s);
+           (long long)r->steps, tokens, what);
+    printf("  %-28s %12.4f s\n  %-28s %12.*f\n", "step (median)", r->step_s,
+           series ? "windows per second" : "tokens per second", series ? 2 : 0, tokens / r->step_s);
     if (s->task == OHT_TASK_IMAGES)
         printf("  %-28s %12.2f\n", "images per second", (double)s->cfg->train.global_batch / r->step_s);
     printf("  %-28s %12.2f GFLOP\n  %-28s %12.2f GFLOP/s\n", "work per step", 1e-9 * r->flops_per_step,
@@ -226,7 +276,10 @@ static oht_status write_json(const oht_session *s, const result *r, const char *
     json_object_set_new(root, "threads", json_integer(s->be->threads));
     json_object_set_new(root, "steps", json_integer(r->steps));
     set_real(root, "step_s", r->step_s);
-    set_real(root, "tokens_per_s", tokens / r->step_s);
+    if (s->task == OHT_TASK_SERIES)
+        set_real(root, "windows_per_s", (double)s->cfg->train.global_batch / r->step_s);
+    else
+        set_real(root, "tokens_per_s", tokens / r->step_s);
     if (s->task == OHT_TASK_IMAGES)
         set_real(root, "images_per_s", (double)s->cfg->train.global_batch / r->step_s);
     set_real(root, "flops_per_step", r->flops_per_step);
@@ -307,7 +360,7 @@ const oht_command oht_cmd_bench = {
     .run = run,
     .help = "  -c FILE      configuration; without it, the built-in demo. No data file is needed: rows have "
             "data.tokens\n"
-            "               tokens, or model.max_tokens when that is 0\n"
+            "               tokens, or model.max_tokens when that is 0; windows model.input rows\n"
             "  --steps N    timed steps after one to warm up (default 3)\n"
             "  --json FILE  also write the result as JSON\n"
             "  --quiet      no progress on stderr\n"

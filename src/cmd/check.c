@@ -15,7 +15,8 @@ static oht_status find_data(oht_comm *comm, const oht_config *cfg, bool *found) 
     int64_t here = access(cfg->data.path, F_OK) == 0;
     OHT_TRY(oht_broadcast(comm, &here, sizeof(here), 0));
     *found = here != 0;
-    if (*found || cfg->data.tokens > 0 || oht_model_task(&cfg->model) == OHT_TASK_IMAGES) return OHT_OK;
+    const oht_task task = oht_model_task(&cfg->model);
+    if (*found || cfg->data.tokens > 0 || task == OHT_TASK_IMAGES || task == OHT_TASK_SERIES) return OHT_OK;
     OHT_FAIL(OHT_IO,
              "data.path: %s does not exist, and data.tokens is not set\n"
              "fix: data.tokens=%lld checks without data; bash datasets/make-sample.sh makes the sample, "
@@ -58,25 +59,38 @@ static void print_model(const oht_session *s) {
     printf("parameters: %s\n", grouped(oht_params_count(s->params), count));
 }
 
+// What one sample is, and the size that belongs to it: "rows of 512 tokens".
+static const char *samples(oht_task task) {
+    return task == OHT_TASK_IMAGES ? "images" : task == OHT_TASK_SERIES ? "windows" : "rows";
+}
+static const char *parts(oht_task task) {
+    return task == OHT_TASK_SERIES ? "rows" : "tokens";
+}
+
 static void print_data(const oht_session *s, bool found) {
     const oht_config *cfg = s->cfg;
     char train[32], validation[32], tokens[32];
-    bool images = s->task == OHT_TASK_IMAGES;
+    const oht_task task = s->task;
     if (found) {
         double epochs = (double)cfg->train.steps * (double)cfg->train.global_batch /
                         (double)s->data.rows[OHT_SPLIT_TRAIN];
-        printf("data: %s, %s training and %s validation %s of %" PRId64 " tokens, %s %" PRId64
-               " (%s); the run passes %.3g times over it\n",
-               cfg->data.path, grouped(s->data.rows[OHT_SPLIT_TRAIN], train),
-               grouped(s->data.rows[OHT_SPLIT_VALIDATION], validation), images ? "images" : "rows", s->tokens,
-               images ? "classes" : "vocabulary", images ? s->data.classes : s->data.vocab_size, s->data.origin,
-               epochs);
+        printf("data: %s, %s training and %s validation %s of %" PRId64 " %s, ", cfg->data.path,
+               grouped(s->data.rows[OHT_SPLIT_TRAIN], train),
+               grouped(s->data.rows[OHT_SPLIT_VALIDATION], validation), samples(task), s->tokens,
+               parts(task));
+        if (task == OHT_TASK_SERIES)
+            printf("horizon %" PRId64 ", %" PRId64 " series", cfg->model.horizon, cfg->model.series);
+        else
+            printf("%s %" PRId64 " (%s)", task == OHT_TASK_IMAGES ? "classes" : "vocabulary",
+                   task == OHT_TASK_IMAGES ? s->data.classes : s->data.vocab_size, s->data.origin);
+        printf("; the run passes %.3g times over it\n", epochs);
     } else {
-        printf("data: none at %s; checked for %s of %" PRId64 " tokens\n", cfg->data.path,
-               images ? "images" : "rows", s->tokens);
+        printf("data: none at %s; checked for %s of %" PRId64 " %s\n", cfg->data.path, samples(task),
+               s->tokens, parts(task));
     }
-    printf("step: %" PRId64 " %s, %s tokens", cfg->train.global_batch, images ? "images" : "sequences",
-           grouped(cfg->train.global_batch * s->tokens, tokens));
+    const char *many = task == OHT_TASK_CLM || task == OHT_TASK_MLM ? "sequences" : samples(task);
+    printf("step: %" PRId64 " %s", cfg->train.global_batch, many);
+    if (task != OHT_TASK_SERIES) printf(", %s tokens", grouped(cfg->train.global_batch * s->tokens, tokens));
 }
 
 static oht_status print_work(const oht_session *s) {
@@ -153,7 +167,7 @@ const oht_command oht_cmd_check = {
             "\n"
             "Prints the resolved configuration (every key), the model's size, and what a rank needs. Under "
             "mpirun it plans for\n"
-            "that many ranks. Without a data file data.tokens must say how long a row is.\n"
+            "that many ranks. Without a data file data.tokens must say how long a row of text is.\n"
             "\n"
             "  ohtrain check -c jobs/opt-125m.yaml\n"
             "  mpirun -np 4 ohtrain check -c jobs/bert-base.yaml train.micro_batch=64 data.tokens=128\n",

@@ -4,42 +4,65 @@
 
 #include "config/table.h"
 
-// Keys that only images, or only text, read.
-static const char *const OF_IMAGES[] = {"model.image_size",
-                                        "model.patch",
-                                        "model.classes",
-                                        "model.patch_bias",
-                                        "model.qkv_bias",
-                                        "model.pre_norm",
-                                        "data.crop_area",
-                                        "data.flip",
-                                        "data.augment_ops",
-                                        "data.augment_magnitude",
-                                        "data.mixup",
-                                        "data.cutmix",
-                                        "data.cutmix_probability",
-                                        "data.mix_batch",
-                                        "data.smoothing",
-                                        "data.threads",
-                                        NULL};
-static const char *const OF_TEXT[] = {"model.vocab_size",     "model.max_tokens", "data.tokens",
-                                      "data.mlm_probability", "eval.mask_seed",   NULL};
+// Keys that not every kind of model reads, and which do.
+enum { TEXT = 1, IMAGES = 2, SERIES = 4 };
+static const struct {
+    const char *name;
+    int readers;
+} PARTLY_READ[] = {
+    {"model.vocab_size", TEXT},
+    {"model.max_tokens", TEXT},
+    {"model.norm", TEXT | IMAGES},
+    {"model.embed_width", TEXT | IMAGES},
+    {"model.init_std", TEXT | IMAGES},
+    {"model.image_size", IMAGES},
+    {"model.patch", IMAGES},
+    {"model.classes", IMAGES},
+    {"model.patch_bias", IMAGES},
+    {"model.qkv_bias", IMAGES},
+    {"model.pre_norm", IMAGES},
+    {"model.series", SERIES},
+    {"model.input", SERIES},
+    {"model.horizon", SERIES},
+    {"model.segment", SERIES},
+    {"model.merge", SERIES},
+    {"model.patterns", SERIES},
+    {"model.norms", SERIES},
+    {"model.alpha_max", SERIES},
+    {"model.mix_heads", SERIES},
+    {"model.baseline", SERIES},
+    {"data.tokens", TEXT},
+    {"data.mlm_probability", TEXT},
+    {"data.crop_area", IMAGES},
+    {"data.flip", IMAGES},
+    {"data.augment_ops", IMAGES},
+    {"data.augment_magnitude", IMAGES},
+    {"data.mixup", IMAGES},
+    {"data.cutmix", IMAGES},
+    {"data.cutmix_probability", IMAGES},
+    {"data.mix_batch", IMAGES},
+    {"data.smoothing", IMAGES},
+    {"data.threads", IMAGES},
+    {"eval.mask_seed", TEXT},
+};
 
 static oht_status check_unread(const oht_config *cfg) {
-    bool images = cfg->model.type == OHT_MODEL_VIT;
-    for (const char *const *name = images ? OF_TEXT : OF_IMAGES; *name; name++) {
-        const oht_key *key = oht_key_find(*name);
-        char found[OHT_KEY_TEXT_MAX], unset[OHT_KEY_TEXT_MAX];
-        oht_config defaults;
-        oht_config_defaults(&defaults);
+    int reader = cfg->model.type == OHT_MODEL_VIT       ? IMAGES
+                 : cfg->model.type == OHT_MODEL_STANHOP ? SERIES
+                                                        : TEXT;
+    oht_config unset;
+    oht_config_defaults(&unset);
+    unset.model.embed_width = cfg->model.width; // follows the width
+    for (size_t i = 0; i < sizeof(PARTLY_READ) / sizeof(PARTLY_READ[0]); i++) {
+        if (PARTLY_READ[i].readers & reader) continue;
+        const oht_key *key = oht_key_find(PARTLY_READ[i].name);
+        char found[OHT_KEY_TEXT_MAX], usual[OHT_KEY_TEXT_MAX], type[OHT_KEY_TEXT_MAX];
         oht_key_get(cfg, key, found);
-        oht_key_get(&defaults, key, unset);
-        if (strcmp(found, unset) != 0)
-            OHT_FAIL(OHT_CONFIG, "%s: found %s, but model.type = %s does not read it\nfix: leave it out",
-                     *name, found,
-                     images                              ? "vit"
-                     : cfg->model.type == OHT_MODEL_BERT ? "bert"
-                                                         : "opt");
+        oht_key_get(&unset, key, usual);
+        if (strcmp(found, usual) == 0) continue;
+        oht_key_get(cfg, oht_key_find("model.type"), type);
+        OHT_FAIL(OHT_CONFIG, "%s: found %s, but model.type = %s does not read it\nfix: leave it out",
+                 key->name, found, type);
     }
     return OHT_OK;
 }
@@ -60,6 +83,7 @@ static oht_status check_images(const oht_config *cfg) {
 int64_t oht_config_tokens(const oht_config *cfg) {
     const oht_model_config *m = &cfg->model;
     if (m->type == OHT_MODEL_VIT) return (m->image_size / m->patch) * (m->image_size / m->patch) + 1;
+    if (m->type == OHT_MODEL_STANHOP) return m->input;
     return cfg->data.tokens ? cfg->data.tokens : m->max_tokens; // the file may ask for less
 }
 
@@ -127,7 +151,8 @@ static oht_status check_quant(const oht_config *cfg) {
     const oht_quant_config *q = &cfg->quant;
     bool on = q->weights > 0 || q->activations > 0;
     if ((on || q->every > 0) && cfg->model.type != OHT_MODEL_OPT && cfg->model.type != OHT_MODEL_BERT)
-        OHT_FAIL(OHT_CONFIG, "quant.weights, quant.activations, quant.every: only OPT and BERT can be quantized");
+        OHT_FAIL(OHT_CONFIG,
+                 "quant.weights, quant.activations, quant.every: only OPT and BERT can be quantized");
     if (q->weights == 1 || q->activations == 1)
         OHT_FAIL(OHT_CONFIG, "quant.%s: found 1, expected 0 (exact) or 2..16 bits",
                  q->weights == 1 ? "weights" : "activations");
@@ -163,7 +188,8 @@ static oht_status check_quant(const oht_config *cfg) {
 static oht_status check_tokens(const oht_config *cfg) {
     const oht_model_config *m = &cfg->model;
     int64_t T = oht_config_tokens(cfg);
-    if (m->type != OHT_MODEL_VIT && T > m->max_tokens)
+    bool text = m->type == OHT_MODEL_OPT || m->type == OHT_MODEL_BERT;
+    if (text && T > m->max_tokens)
         OHT_FAIL(OHT_CONFIG,
                  "data.tokens: found %lld, more than model.max_tokens = %lld positions\nfix: "
                  "model.max_tokens=%lld",

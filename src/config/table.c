@@ -6,7 +6,8 @@
 
 #include <string.h>
 
-static const char *const TYPES[] = {"opt", "bert", "vit", NULL};
+static const char *const TYPES[] = {"opt", "bert", "vit", "stanhop", NULL};
+static const char *const BLOCK_NORMS[] = {"oeh", "stanhop", NULL};
 static const char *const NORMS[] = {"pre", "post", NULL};
 static const char *const GATES[] = {"none", "unconditional_per_head", "conditional_per_head",
                                     "conditional_per_token", NULL};
@@ -46,7 +47,8 @@ static const char *const PROGRESSES[] = {"auto", "bar", "lines", NULL};
 // 2^31.
 static const oht_key KEYS[] = {
     {ENUM(model, type, "opt", TYPES),
-     .help = "architecture: OPT (causal decoder), BERT (masked language model) or ViT (image classifier)"},
+     .help = "architecture: OPT (causal decoder), BERT (masked language model), ViT (image classifier) or "
+             "STanHop-Net (forecasts of time series)"},
     {INT(model, layers, "4", 1, 1000), .help = "number of blocks L"},
     {INT(model, width, "256", 1, 65536), .help = "width C of the residual stream"},
     {INT(model, heads, "4", 1, 1024), .help = "attention heads H; must divide model.width"},
@@ -70,7 +72,8 @@ static const oht_key KEYS[] = {
      .help = "dropout probability on attention probabilities"},
     {TEXT(model, attention, "softmax1"),
      .help = "row function of attention: vanilla, softmax1, clipped(G:Z), clippedsoftmax1(G:Z), entmax15 or "
-             "sparsemax; with model.alpha also bare clipped or clippedsoftmax1"},
+             "sparsemax; stanhop: also entmax, which learns its alpha; with model.alpha also bare clipped or "
+             "clippedsoftmax1"},
     {FLOAT(model, alpha, "0", 0, 1e6),
      .help = "gamma = -alpha / T and zeta = 1 for a bare clipped or clippedsoftmax1; 0 = unset"},
     {ENUM(model, gate, "none", GATES), .help = "gate on each head's output"},
@@ -90,6 +93,26 @@ static const oht_key KEYS[] = {
     {BOOL(model, qkv_bias, "false"), .help = "biases of q, k and v (ViT only)"},
     {BOOL(model, pre_norm, "true"),
      .help = "LayerNorm between the position embedding and the first block (ViT only)"},
+
+    {INT(model, series, "7", 1, 65536),
+     .help = "columns of the series: each is input and target (stanhop only)"},
+    {INT(model, input, "168", 1, 65536), .unit = "rows", .help = "rows a forecast sees (stanhop only)"},
+    {INT(model, horizon, "24", 1, 65536), .unit = "rows", .help = "rows it predicts (stanhop only)"},
+    {INT(model, segment, "6", 1, 65536), .unit = "rows",
+     .help = "rows that are embedded together; a last short one is filled up (stanhop only)"},
+    {INT(model, merge, "1", 1, 1024), .unit = "segments",
+     .help = "neighbours that become one between encoder blocks; 1 = none (stanhop only)"},
+    {INT(model, patterns, "10", 1, 65536),
+     .help = "stored patterns that each block learns for its series axis (stanhop only)"},
+    {ENUM(model, norms, "oeh", BLOCK_NORMS),
+     .help = "LayerNorms of a block: the third alone, as in the outlier paper's code (oeh), or all four "
+             "(stanhop only)"},
+    {INT(model, alpha_max, "3", 2, 10), .help = "attention entmax learns its alpha in (1, alpha_max): 3 in "
+                                                "the outlier paper's code, 2 in STanHop-Net's "
+                                                "(stanhop only)"},
+    {BOOL(model, mix_heads, "true"),
+     .help = "read the heads' results, laid out by head, as if laid out by row, as published (stanhop only)"},
+    {BOOL(model, baseline, "false"), .help = "predict the difference from the input's mean (stanhop only)"},
 
     {TEXT(data, path, "datasets/sample/opt.h5"), .may_change = true,
      .help = "HDF5 file made by ohtrain prepare"},

@@ -163,7 +163,8 @@ oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_confi
         OHT_TRY_GOTO(status, oht_agree(comm, open_data(s)), fail);
         OHT_TRY_GOTO(status, same_data(s), fail);
     }
-    s->tokens = s->task == OHT_TASK_IMAGES ? oht_config_tokens(cfg) : s->data.tokens;
+    bool text = s->task == OHT_TASK_CLM || s->task == OHT_TASK_MLM;
+    s->tokens = text ? s->data.tokens : oht_config_tokens(cfg);
     OHT_TRY_GOTO(status, oht_agree(comm, build(s)), fail);
     *out = s;
     return OHT_OK;

@@ -1,5 +1,5 @@
-// Random batches without a data file: images of random bytes with a random class; tokens uniform in the
-// vocabulary; OPT's labels are the next tokens, BERT's the tokens at positions drawn with
+// Random batches without a data file: images of random bytes with a random class; series of random numbers around
+// 0, as standardised ones are; tokens uniform in the vocabulary; OPT's labels are the next tokens, BERT's the tokens at positions drawn with
 // data.mlm_probability. Every draw is a function of (seed, step, sample, token).
 #include "train/synthetic.h"
 
@@ -14,15 +14,23 @@ struct oht_synthetic {
     oht_batch *micro;
     int32_t *tokens, *labels, *positions; // (rows,T) each; picked ones packed per micro-batch
     uint8_t *images; // (rows,S,S,3)
-    float *targets; // (rows,classes)
+    float *series; // (rows,input,series)
+    float *targets; // (rows,classes); series: (rows,horizon,series)
     int64_t *row_id;
     oht_step_batch batch;
 };
 
-enum { TOKEN_SITE = 1, PICK_SITE = 2, PIXEL_SITE = 3, CLASS_SITE = 4 };
+enum { TOKEN_SITE = 1, PICK_SITE = 2, PIXEL_SITE = 3, CLASS_SITE = 4, SERIES_SITE = 5 };
 
 static int64_t image_bytes(const oht_session *s) {
     return 3 * s->cfg->model.image_size * s->cfg->model.image_size;
+}
+
+static int64_t input_values(const oht_session *s) {
+    return s->cfg->model.input * s->cfg->model.series;
+}
+static int64_t target_values(const oht_session *s) {
+    return s->cfg->model.horizon * s->cfg->model.series;
 }
 
 static oht_status allocate(oht_synthetic *b) {
@@ -32,6 +40,10 @@ static oht_status allocate(oht_synthetic *b) {
     if (b->s->task == OHT_TASK_IMAGES) {
         OHT_TRY(OHT_ALLOC(&b->images, rows * (size_t)image_bytes(b->s), "images"));
         return OHT_ALLOC(&b->targets, rows * (size_t)b->s->cfg->model.classes, "targets");
+    }
+    if (b->s->task == OHT_TASK_SERIES) {
+        OHT_TRY(OHT_ALLOC(&b->series, rows * (size_t)input_values(b->s), "series"));
+        return OHT_ALLOC(&b->targets, rows * (size_t)target_values(b->s), "targets");
     }
     OHT_TRY(OHT_ALLOC(&b->tokens, cells, "tokens"));
     OHT_TRY(OHT_ALLOC(&b->labels, cells, "labels"));
@@ -69,6 +81,7 @@ void oht_synthetic_destroy(oht_synthetic *b) {
     oht_free(b->positions);
     oht_free(b->row_id);
     oht_free(b->images);
+    oht_free(b->series);
     oht_free(b->targets);
     oht_free(b);
 }
@@ -106,6 +119,30 @@ static void fill_images(oht_synthetic *b, oht_batch *m, int64_t step, int64_t fi
     m->stride = (uint32_t)size;
     m->field[OHT_FIELD_IMAGES] = array(images, (size_t)(m->rows * n), 1);
     m->field[OHT_FIELD_TARGETS] = array(targets, (size_t)(m->rows * V), sizeof(*targets));
+}
+
+// The same of windows; values uniform in (-sqrt 3, sqrt 3), which has deviation 1.
+static void fill_series(oht_synthetic *b, oht_batch *m, int64_t step, int64_t first) {
+    const oht_session *s = b->s;
+    const int64_t in = input_values(s), out = target_values(s), rank = oht_comm_rank(s->comm),
+                  size = oht_comm_size(s->comm);
+    float *x = b->series + first * in, *y = b->targets + first * out;
+    for (int64_t j = 0; j < m->rows; j++) {
+        int64_t sample = rank + (first + j) * size;
+        b->row_id[first + j] = sample;
+        for (int64_t i = 0; i < in + out; i++) {
+            float value = 3.4641016f * (oht_uniform(draw(b, SERIES_SITE, step, sample, i)) - 0.5f);
+            if (i < in)
+                x[j * in + i] = value;
+            else
+                y[j * out + i - in] = value;
+        }
+    }
+    m->n_labels = m->rows * out;
+    m->sample0 = (uint32_t)(rank + first * size);
+    m->stride = (uint32_t)size;
+    m->field[OHT_FIELD_SERIES] = array(x, (size_t)(m->rows * in), sizeof(*x));
+    m->field[OHT_FIELD_TARGETS] = array(y, (size_t)(m->rows * out), sizeof(*y));
 }
 
 // The same of tokens.
@@ -151,6 +188,8 @@ const oht_step_batch *oht_synthetic_next(oht_synthetic *b, int64_t step) {
         b->micro[i] = (oht_batch){.rows = left < capacity ? left : capacity};
         if (b->s->task == OHT_TASK_IMAGES)
             fill_images(b, &b->micro[i], step, first);
+        else if (b->s->task == OHT_TASK_SERIES)
+            fill_series(b, &b->micro[i], step, first);
         else
             fill_text(b, &b->micro[i], step, first);
         first += b->micro[i].rows;

@@ -1,4 +1,4 @@
-// A rank's part of a global batch of random tokens, for bench: the same numbers whatever the number of ranks.
+// A rank's part of a global batch of random samples, for bench: the same numbers whatever the number of ranks.
 #pragma once
 
 #include "oht/session.h"
