@@ -1,5 +1,5 @@
 // What a device must be able to do: one table of functions. kernels/cpu fills it in plain C and is the reference;
-// any other device fills the same table. Entries trust their arguments (src/ops has checked shapes); pointers are device
+// any other device fills the same table (kernels/cuda, a plugin: oht/plugin.h). Entries trust their arguments (src/ops has checked shapes); pointers are device
 // memory; all tensors are contiguous. B batch, T tokens, C width, H heads, D = C/H, F feed-forward, V vocabulary,
 // N = product of leading dimensions. A `d` before a name is a gradient. `add` flags: the gradient is added to what
 // is there, otherwise it overwrites. Kernels process the rows their tensors have (valid rows only) and allocate
@@ -88,7 +88,9 @@ struct oht_backend {
     void *ctx;
     int threads; // OpenMP threads of the cpu backend
 
-    // Memory. CPU: 64-byte aligned host memory.
+    void (*destroy)(oht_backend *be); // by oht_backend_destroy
+
+    // Memory, 64-byte aligned and zeroed.
     oht_status (*alloc)(oht_backend *be, void **out, size_t bytes, const char *what);
     void (*free)(oht_backend *be, void *ptr);
     void (*upload)(oht_backend *be, void *dst, const void *src, size_t bytes);
@@ -213,8 +215,9 @@ struct oht_backend {
 
 // The CPU backend (kernels/cpu/backend.c). Free with oht_backend_destroy.
 OHT_CHECKED oht_status oht_backend_cpu_create(oht_backend **out);
-// By run.device: auto | cpu.
-OHT_CHECKED oht_status oht_backend_create(const char *device, oht_backend **out);
+// By run.device: cpu; cuda: the CUDA plugin on GPU local_rank of this node (modulo those it sees), COMM without one;
+// auto: a GPU where there is one, else the CPU, and the log says why. src/base/device.c
+OHT_CHECKED oht_status oht_backend_create(const char *device, int local_rank, oht_backend **out);
 void oht_backend_destroy(oht_backend *be);
 
 // FLOP/s of the BLAS for c = op(a) op(b), op(a): (m,k), op(b): (k,n), row-major: median of five stretches that take

@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum oht_dtype { OHT_F32, OHT_I32, OHT_U8 } oht_dtype;
+typedef enum oht_dtype { OHT_F32, OHT_I32, OHT_U8, OHT_BF16, OHT_F16 } oht_dtype; // 16 bits: devices only
 
 typedef struct oht_tensor {
     void *data; // device memory of the backend that made it; NULL = absent
@@ -14,7 +14,7 @@ typedef struct oht_tensor {
 } oht_tensor;
 
 static inline size_t oht_dtype_size(oht_dtype t) {
-    return t == OHT_U8 ? 1 : 4;
+    return t == OHT_U8 ? 1 : t == OHT_BF16 || t == OHT_F16 ? 2 : 4;
 }
 static inline int64_t oht_tensor_count(oht_tensor t) {
     int64_t n = 1;

@@ -31,8 +31,16 @@ static oht_status sync_cpu(oht_backend *be) {
     return OHT_OK;
 }
 
+static void destroy_cpu(oht_backend *be) {
+    cpu_context *ctx = be->ctx;
+    oht_free(ctx->partial);
+    oht_free(ctx);
+    oht_free(be);
+}
+
 static const oht_backend table = {
     .name = "cpu",
+    .destroy = destroy_cpu,
     .alloc = alloc_cpu,
     .free = free_cpu,
     .upload = transfer_cpu,
@@ -105,21 +113,4 @@ failed:
     oht_free(ctx);
     oht_free(be);
     return status;
-}
-
-oht_status oht_backend_create(const char *device, oht_backend **out) {
-    *out = NULL;
-    if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0)
-        OHT_FAIL(OHT_CONFIG, "run.device = %s, but this build has: auto, cpu\nfix: set run.device=cpu",
-                 device);
-    OHT_TRY(oht_backend_cpu_create(out));
-    return OHT_OK;
-}
-
-void oht_backend_destroy(oht_backend *be) {
-    if (!be) return;
-    cpu_context *ctx = be->ctx;
-    oht_free(ctx->partial);
-    oht_free(ctx);
-    oht_free(be);
 }

@@ -25,7 +25,7 @@ static const char *const MSE_MARGINS[] = {"absolute", "relative", NULL};
 static const char *const CALIBRATIONS[] = {"auto", "train", "validation", NULL};
 static const char *const RESUMES[] = {"auto", "never", "must", NULL};
 static const char *const PRECISIONS[] = {"fp32", NULL};
-static const char *const DEVICES[] = {"auto", "cpu", NULL};
+static const char *const DEVICES[] = {"auto", "cpu", "cuda", NULL};
 static const char *const PROGRESSES[] = {"auto", "bar", "lines", NULL};
 
 #define MEMBER_SIZE(type, field) sizeof(((type *)0)->field)
@@ -250,7 +250,7 @@ static const oht_key KEYS[] = {
              "fixed batch "
              "while training; 0 = off"},
 
-    {CHOICE(run, device, "auto", DEVICES), .note = "this program has the CPU backend only",
+    {CHOICE(run, device, "auto", DEVICES), .note = "auto: a GPU where there is one, else the CPU",
      .may_change = true, .help = "where tensors live"},
     {ENUM(run, resume, "auto", RESUMES), .may_change = true,
      .help = "a run folder that holds a run: continue it (auto), refuse it (never), or refuse a folder "

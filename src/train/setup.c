@@ -127,7 +127,7 @@ static oht_status record(oht_session *s, oht_graph **out, oht_mode mode, int64_t
 static oht_status build(oht_session *s) {
     const oht_config *cfg = s->cfg;
     int64_t size = oht_comm_size(s->comm);
-    OHT_TRY(oht_backend_create(cfg->run.device, &s->be));
+    OHT_TRY(oht_backend_create(cfg->run.device, oht_comm_local_rank(s->comm), &s->be));
     OHT_TRY(oht_model_create(&s->model, &cfg->model, s->tokens));
     s->params = oht_model_params(s->model);
     OHT_TRY(make_segments(s));

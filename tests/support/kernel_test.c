@@ -18,7 +18,7 @@ static int blocks;
 static oht_backend *backend;
 
 oht_backend *kt_backend(void) {
-    if (!backend && oht_backend_create("cpu", &backend) != OHT_OK) abort();
+    if (!backend && oht_backend_create("cpu", 0, &backend) != OHT_OK) abort();
     return backend;
 }
 

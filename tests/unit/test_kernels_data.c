@@ -16,14 +16,16 @@
 #include "cpu/vmath.h"
 #include "kernel_test.h"
 #include "oht/memory.h"
+#include "oht/plugin.h"
 #include "oht/random.h"
 
 static void backend_by_name(void **state) {
     (void)state;
     oht_backend *be = NULL;
+    assert_int_equal(setenv("OHT_CUDA_PLUGIN", "/nowhere/libohtrain_cuda.so", 1), 0); // whatever this machine has
     static const char *good[] = {"auto", "cpu"};
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(oht_backend_create(good[i], &be), OHT_OK);
+        assert_int_equal(oht_backend_create(good[i], 0, &be), OHT_OK);
         assert_string_equal(be->name, "cpu");
         void *p;
         assert_int_equal(be->alloc(be, &p, 100, "test"), OHT_OK);
@@ -36,16 +38,21 @@ static void backend_by_name(void **state) {
         assert_int_equal(((char *)p)[50], 0);
         assert_int_equal(be->sync(be), OHT_OK);
         be->free(be, p);
-        for (size_t at = offsetof(oht_backend, alloc); at < sizeof(*be); at += sizeof(void (*)(void)))
-            assert_non_null(*(void **)(void *)((char *)be + at)); // no empty entry
+        int n;
+        const oht_backend_entry *entry = oht_backend_entries(&n);
+        for (int e = 0; e < n; e++) assert_non_null(*(void **)(void *)((char *)be + entry[e].offset)); // none empty
         oht_backend_destroy(be);
     }
-    static const char *bad[] = {"cuda", "", "CPU", "cpu "};
-    for (int i = 0; i < 4; i++) {
-        assert_int_equal(oht_backend_create(bad[i], &be), OHT_CONFIG);
+    static const char *bad[] = {"", "CPU", "cpu "};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(oht_backend_create(bad[i], 0, &be), OHT_CONFIG);
         assert_null(be);
         assert_non_null(strstr(oht_error_last()->text, "fix: "));
     }
+    assert_int_equal(oht_backend_create("cuda", 0, &be), OHT_COMM);
+    assert_non_null(strstr(oht_error_last()->text, "/nowhere/libohtrain_cuda.so"));
+    assert_non_null(strstr(oht_error_last()->text, "run.device=cpu"));
+    unsetenv("OHT_CUDA_PLUGIN");
     oht_backend_destroy(NULL);
 }
 
