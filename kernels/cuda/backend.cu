@@ -130,6 +130,10 @@ static oht_status create(const oht_plugin_host *host, int local_rank, oht_backen
     be->copy = copy_cuda;
     be->sync = sync_cuda;
     cuda_linear_entries(be);
+    cuda_rows_entries(be);
+    cuda_loss_entries(be);
+    cuda_optimizer_entries(be);
+    cuda_layout_entries(be);
     *out = be;
     return OHT_OK;
 }

@@ -110,6 +110,9 @@ bool cuda_wait(cuda_context *ctx);
 // Copies `bytes` of device memory to ctx->result and waits. False: failed, and nothing there means anything. backend.cu
 bool cuda_fetch(cuda_context *ctx, const void *from, size_t bytes);
 
+// b[j] (+)= sum of column j of x: (N,C), rows in an order that N alone decides. linear.cu
+void cuda_column_sum(cuda_context *ctx, float *b, oht_tensor x, bool add);
+
 // ---- reductions within a warp and a block; every thread gets the result ----
 enum { WARP = 32 };
 
@@ -144,7 +147,7 @@ __device__ __forceinline__ float block_max(float v) {
 }
 
 // ---- the files of the backend ----
-void cuda_linear_entries(oht_backend *be); // linear.cu: gemm, linear_*, column_sum
+void cuda_linear_entries(oht_backend *be); // linear.cu: linear_*
 bool cuda_linear_start(cuda_context *ctx); // and what they keep
 void cuda_linear_end(cuda_context *ctx);
 void cuda_rows_entries(oht_backend *be); // rows.cu: embedding_*, add_rows_*, gather_*, add

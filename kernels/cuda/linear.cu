@@ -114,15 +114,6 @@ static cudaDataType type_of(oht_tensor t) {
     return t.dtype == OHT_BF16 ? CUDA_R_16BF : t.dtype == OHT_F16 ? CUDA_R_16F : CUDA_R_32F;
 }
 
-static void gemm_cuda(oht_backend *be, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
-                      const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
-                      int64_t ldc) {
-    cuda_context *ctx = cuda_of(be);
-    product(ctx,
-            {ta, tb, m, n, k, lda, ldb, ldc, CUDA_R_32F, CUDA_R_32F, CUBLASLT_EPILOGUE_DEFAULT, ctx->tf32},
-            alpha, a, b, beta, c, nullptr);
-}
-
 // ---- activations ----
 __device__ __forceinline__ float gelu(float x) {
     return 0.5f * x * erfcf(-0.707106781f * x);
@@ -201,11 +192,10 @@ static void column_sum(cuda_context *ctx, float *b, T *dy, const T *pre, const T
     CUDA_LAUNCH(ctx, column_finish, cuda_blocks(C, 128), 128, 0, b, (const float *)part, C, (int)chunks, add);
 }
 
-static void column_sum_cuda(oht_backend *be, oht_tensor b, oht_tensor x, bool add) {
-    int64_t C = x.dim[x.rank - 1];
-    CUDA_BY_TYPE(cuda_of(be), x.dtype,
-                 column_sum<T>(cuda_of(be), oht_f32(b), cuda_data<T>(x), nullptr, nullptr, oht_tensor_rows(x),
-                               C, OHT_ACT_NONE, add));
+void cuda_column_sum(cuda_context *ctx, float *b, oht_tensor x, bool add) {
+    CUDA_BY_TYPE(ctx, x.dtype,
+                 column_sum<T>(ctx, b, cuda_data<T>(x), nullptr, nullptr, oht_tensor_rows(x),
+                               x.dim[x.rank - 1], OHT_ACT_NONE, add));
 }
 
 // ---- layers ----
@@ -252,8 +242,6 @@ static void linear_bwd_cuda(oht_backend *be, oht_tensor dx, oht_tensor dw, oht_t
 }
 
 void cuda_linear_entries(oht_backend *be) {
-    be->gemm = gemm_cuda;
     be->linear_fwd = linear_fwd_cuda;
     be->linear_bwd = linear_bwd_cuda;
-    be->column_sum = column_sum_cuda;
 }
