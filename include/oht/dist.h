@@ -16,6 +16,7 @@ void oht_comm_abort(oht_comm *comm, int code) __attribute__((noreturn));     // 
 int oht_comm_rank(const oht_comm *comm);
 int oht_comm_size(const oht_comm *comm);
 int oht_comm_local_rank(const oht_comm *comm); // among the ranks of this node
+int oht_comm_local_size(const oht_comm *comm); // number of ranks on this node
 const char *oht_comm_node(const oht_comm *comm);
 
 // Collective. Rank 0 logs one line a node (ranks, cores, threads, which rank on which device) and warns where threads outnumber

@@ -20,6 +20,10 @@ OHT_CHECKED oht_status oht_strdup(char **out, const char *text);
 
 void oht_free(void *ptr); // NULL is fine
 
+// Bytes of main memory that the processes of this node may use together: what is built in, or the limit of this
+// container or job if it is smaller. 0 = unknown.
+uint64_t oht_node_memory(void);
+
 // Number of allocations made so far by this process, all threads.
 uint64_t oht_alloc_count(void);
 

@@ -20,7 +20,8 @@
 #include "oht/status.h"
 #include "oht/train.h"
 
-enum { OHT_FOR_TRAINING = 1, OHT_FOR_EVALUATION = 2 };
+// OHT_TO_LOOK_AT: nothing will be allocated, so it need not fit into this machine (check).
+enum { OHT_FOR_TRAINING = 1, OHT_FOR_EVALUATION = 2, OHT_TO_LOOK_AT = 4 };
 
 // A stretch of the flat layout whose parameters all decay or all do not.
 typedef struct oht_segment {

@@ -2,8 +2,10 @@
 #include "oht/memory.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static atomic_uint_fast64_t allocations;
 
@@ -42,6 +44,20 @@ oht_status oht_strdup(char **out, const char *text) {
 
 void oht_free(void *ptr) {
     free(ptr);
+}
+
+uint64_t oht_node_memory(void) {
+    static const char *const limits[] = {"/sys/fs/cgroup/memory.max", // version 2, version 1
+                                         "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    uint64_t bytes = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+    for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        FILE *in = fopen(limits[i], "re");
+        unsigned long long limit;
+        if (in && fscanf(in, "%llu", &limit) == 1 && limit > 0 && (bytes == 0 || limit < bytes)) bytes = limit;
+        if (in) fclose(in); // "max": no limit
+    }
+    return bytes;
 }
 
 uint64_t oht_alloc_count(void) {

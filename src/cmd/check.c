@@ -7,6 +7,7 @@
 
 #include "config/table.h"
 #include "oht/cmd.h"
+#include "oht/memory.h"
 #include "oht/session.h"
 
 // Decides on rank 0 whether there is a data file; without one, data.tokens must say how long a row is.
@@ -125,7 +126,7 @@ static void print_memory(const oht_session *s) {
     print_bytes("evaluation plan", oht_plan_bytes(s->eval_graph));
     oht_plan_describe(s->eval_graph, plan_line, indent);
     // All ranks of a small run share this node; a batch system knows better about large ones.
-    double node = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    double node = (double)oht_node_memory();
     if (node > 0 && (double)total > node)
         printf("note: more than this node's memory of %.0f MiB\nfix: a smaller train.micro_batch or "
                "eval.micro_batch, or train.recompute=true\n",
@@ -151,7 +152,7 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
     OHT_TRY(find_data(comm, &cfg, &found));
     oht_data_info data = oht_session_imagined_data(&cfg);
     oht_session *s;
-    OHT_TRY(oht_session_create(&s, comm, &cfg, found ? NULL : &data, OHT_FOR_TRAINING | OHT_FOR_EVALUATION));
+    OHT_TRY(oht_session_create(&s, comm, &cfg, found ? NULL : &data, OHT_FOR_TRAINING | OHT_FOR_EVALUATION | OHT_TO_LOOK_AT));
     oht_status status = oht_comm_rank(comm) == 0 ? print_all(s, found) : OHT_OK;
     oht_session_destroy(s);
     return oht_agree(comm, status);

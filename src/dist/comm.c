@@ -17,7 +17,7 @@ enum { NODE_NAME = 64, PIECE_BYTES = 1 << 30 };
 
 struct oht_comm {
     MPI_Comm world, local; // all ranks; the ranks of this node
-    int rank, size, local_rank;
+    int rank, size, local_rank, local_size;
     int agree_rank; // -1: the last oht_agree found nothing wrong
     char agree_node[NODE_NAME]; // its node
     char node[NODE_NAME];
@@ -52,6 +52,7 @@ static oht_status set_up(oht_comm *comm, int provided) {
     MPI_TRY(MPI_Comm_split_type(comm->world, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &comm->local));
     MPI_TRY(MPI_Comm_set_errhandler(comm->local, MPI_ERRORS_RETURN));
     MPI_TRY(MPI_Comm_rank(comm->local, &comm->local_rank));
+    MPI_TRY(MPI_Comm_size(comm->local, &comm->local_size));
     char name[MPI_MAX_PROCESSOR_NAME] = "";
     int length;
     MPI_TRY(MPI_Get_processor_name(name, &length));
@@ -106,6 +107,9 @@ int oht_comm_size(const oht_comm *comm) {
 }
 int oht_comm_local_rank(const oht_comm *comm) {
     return comm->local_rank;
+}
+int oht_comm_local_size(const oht_comm *comm) {
+    return comm->local_size;
 }
 const char *oht_comm_node(const oht_comm *comm) {
     return comm->node;

@@ -124,12 +124,31 @@ static oht_status record(oht_session *s, oht_graph **out, oht_mode mode, int64_t
     return OHT_OK;
 }
 
+// Without this check the kernel would hand out pages until it ends a process without a word. The ranks of a node
+// share its memory; other devices refuse by themselves.
+static oht_status check_memory(const oht_session *s) {
+    oht_session_memory m = oht_session_bytes(s);
+    double GiB = 1073741824.0, ranks = oht_comm_local_size(s->comm), node = (double)oht_node_memory();
+    double need = ((double)m.weights + (double)m.gradients + (double)m.optimizer + (double)m.arena) * ranks;
+    if ((s->parts & OHT_TO_LOOK_AT) || strcmp(s->be->name, "cpu") != 0 || node == 0 || need <= node)
+        return OHT_OK;
+    OHT_FAIL(OHT_MEMORY,
+             "node %s has %.1f GiB of memory, but %s%.1f GiB are needed: %.0f rank%s with parameters of %.2f "
+             "GiB, gradients %.2f, AdamW %.2f, activations %.2f\nfix: %s",
+             oht_comm_node(s->comm), node / GiB, m.arena ? "" : "more than ", need / GiB, ranks,
+             ranks == 1 ? "" : "s", (double)m.weights / GiB, (double)m.gradients / GiB,
+             (double)m.optimizer / GiB, (double)m.arena / GiB,
+             m.arena ? "a smaller train.micro_batch or eval.micro_batch, train.recompute=true, or fewer ranks a node"
+                     : "fewer ranks a node, or a smaller model");
+}
+
 static oht_status build(oht_session *s) {
     const oht_config *cfg = s->cfg;
     int64_t size = oht_comm_size(s->comm);
     OHT_TRY(oht_backend_create(cfg->run.device, oht_comm_local_rank(s->comm), &s->be));
     OHT_TRY(oht_model_create(&s->model, &cfg->model, s->tokens));
     s->params = oht_model_params(s->model);
+    OHT_TRY(check_memory(s)); // before graphs are planned for what cannot be held
     OHT_TRY(make_segments(s));
     if (s->parts & OHT_FOR_TRAINING) {
         int64_t share = ceil_div(cfg->train.global_batch, size);
@@ -144,7 +163,7 @@ static oht_status build(oht_session *s) {
         size_t bytes = oht_plan_bytes(s->eval_graph);
         if (bytes > s->arena_bytes) s->arena_bytes = bytes;
     }
-    return OHT_OK;
+    return check_memory(s);
 }
 
 oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_config *cfg,

@@ -119,6 +119,16 @@ for job in "$OHT_SOURCE"/jobs/*.yaml; do
     expect 0 check -c "$job" "$length"
 done
 
+# A model that no machine holds: check says how large it is, train and bench refuse it before they plan it.
+huge="model.layers=1000 model.width=65536 model.heads=64 model.ffn=262144"
+expect 0 check $huge data.tokens=128; says out "note: more than this node's memory"
+"$(dirname "$OHTRAIN")/tests/make_text" clm.h5 clm 8 128 >/dev/null
+expect 7 train $huge data.path=clm.h5; says err "node " "GiB are needed"
+expect 7 bench $huge data.tokens=128; says err "GiB are needed" "fix: fewer ranks a node, or a smaller model"
+expect 7 bench data.tokens=128 train.micro_batch=1000000 train.global_batch=1000000; says err "train.recompute=true"
+
+OMP_NUM_THREADS=999999 expect 2 check data.tokens=128; says err "OMP_NUM_THREADS asks for 999999 threads" "fix: OMP_NUM_THREADS="
+
 # The reference in jobs/README.md is the program's.
 expect 0 --reference
 sed -n '/made by: ohtrain --reference/,/end of ohtrain --reference/p' "$OHT_SOURCE/jobs/README.md" | sed '1d;$d' >reference

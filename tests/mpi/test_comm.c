@@ -20,7 +20,7 @@ static void ranks_know_their_place(void **state) {
     const char *launched = getenv("OMPI_COMM_WORLD_SIZE");
     OHT_CHECK(&f, size == (launched ? atoi(launched) : 1));
     OHT_CHECK(&f, rank >= 0 && rank < size);
-    OHT_CHECK(&f, oht_comm_local_rank(c) == rank); // the tests run on one node
+    OHT_CHECK(&f, oht_comm_local_rank(c) == rank && oht_comm_local_size(c) == size); // the tests run on one node
     OHT_CHECK(&f, oht_comm_node(c)[0] != '\0');
     int seen[64] = {0};
     OHT_CHECK(&f, oht_gather_bytes(c, &rank, sizeof(rank), seen, 0) == OHT_OK);
