@@ -11,7 +11,7 @@
 #include "oht/cmd.h"
 #include "oht/h5.h"
 #include "oht/log.h"
-#include "oht/train.h"
+#include "oht/signals.h"
 
 static const oht_command *const COMMANDS[] = {
     &oht_cmd_train, &oht_cmd_eval, &oht_cmd_prepare, &oht_cmd_report, &oht_cmd_check, &oht_cmd_bench, NULL};
@@ -24,7 +24,8 @@ static const char *const HELP =
     "  ohtrain --version\n"
     "\n"
     "Exit codes: 0 done, 1 internal error or failed check, 2 usage or configuration, 3 data, 4 not finite,\n"
-    "5 device or communication, 6 input/output, 7 memory, 75 stopped by a signal after a good checkpoint.\n";
+    "5 device or communication, 6 input/output, 7 memory, 75 stopped by SIGUSR1, SIGTERM or SIGINT: train after\n"
+    "a good checkpoint, other commands with nothing left behind; the same command again does the rest.\n";
 
 static const char *command_name(const void *ctx, int i) {
     (void)ctx;
@@ -96,13 +97,14 @@ int main(int argc, char **argv) {
     if (command && answer(word ? command : NULL, argc, argv))
         return fflush(stdout) == 0 && !ferror(stdout) ? OHT_OK : OHT_IO;
 
-    if (command == &oht_cmd_train) oht_signals_install(); // MPI_Init takes a second: a stop request meanwhile is not a kill
+    oht_signals_install(); // MPI_Init takes a second: a stop request meanwhile is not a kill
     oht_comm *comm;
     oht_status status = oht_comm_init(&argc, &argv, &comm);
     if (status != OHT_OK) {
         oht_error_print(stderr, oht_error_last(), 0, 1, "");
         return status;
     }
+    oht_signals_install(); // again, whatever MPI has done to them
     oht_log_init(oht_comm_rank(comm), false, "auto");
     oht_h5_silence();
     if (!command) {
@@ -114,6 +116,11 @@ int main(int argc, char **argv) {
         argv[0] = name;
         status = command->run(comm, argc, argv);
     }
+    if (status == OHT_STOPPED && command != &oht_cmd_train)
+        (void)oht_error_set(OHT_STOPPED, __FILE__, __LINE__,
+                            "%s: stopped on request before it was done\nfix: start the same command again; it "
+                            "begins anew",
+                            command->name);
     if (status == OHT_COMM && oht_comm_size(comm) > 1) { // others may wait for this rank
         oht_error_print(stderr, oht_error_last(), oht_comm_rank(comm), oht_comm_size(comm),
                         oht_comm_node(comm));

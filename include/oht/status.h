@@ -17,7 +17,7 @@ typedef enum oht_status {
     OHT_COMM = 5,     // device or communication
     OHT_IO = 6,       // disk full, no permission, no such file
     OHT_MEMORY = 7,
-    OHT_STOPPED = 75, // SIGUSR1 or SIGTERM: a good checkpoint was written, start me again
+    OHT_STOPPED = 75, // SIGUSR1, SIGTERM or SIGINT: start me again (train: from the checkpoint it wrote)
 } oht_status;
 
 #define OHT_CHECKED __attribute__((warn_unused_result))

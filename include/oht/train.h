@@ -10,6 +10,7 @@
 #include "oht/dist.h"
 #include "oht/model.h"
 #include "oht/outliers.h"
+#include "oht/signals.h"
 #include "oht/status.h"
 
 // Learning rate of the update after t completed ones (spec transformers 3; the first update of a warm-up uses 0). Local.
@@ -30,10 +31,6 @@ OHT_CHECKED oht_status oht_checkpoint_write(const char *rundir, const oht_config
 // *found = false when there is none at all. moments: also read m and v. DATA error when all are damaged or the model differs.
 OHT_CHECKED oht_status oht_checkpoint_read(const char *rundir, const oht_params *params, oht_backend *be, oht_state *state,
                                            bool moments, bool *found);
-
-// ---- signals ----
-void oht_signals_install(void);      // SIGUSR1, SIGTERM set a flag
-bool oht_signals_stop_asked(void);
 
 // ---- evaluation ----
 typedef struct oht_session oht_session; // session.h

@@ -99,6 +99,9 @@ oht_status oht_backend_cpu_create(oht_backend **out) {
     oht_backend *be = NULL;
     cpu_context *ctx = NULL;
     *out = NULL;
+    if (omp_get_max_threads() > CPU_MOST_THREADS) // the OpenMP runtime would overrun its stack
+        OHT_FAIL(OHT_CONFIG, "OMP_NUM_THREADS asks for %d threads a rank, expected 1 to %d\nfix: OMP_NUM_THREADS=%d, or less",
+                 omp_get_max_threads(), CPU_MOST_THREADS, omp_get_num_procs());
     OHT_TRY_GOTO(status, OHT_ALLOC(&be, 1, "cpu backend"), failed);
     OHT_TRY_GOTO(status, OHT_ALLOC(&ctx, 1, "cpu backend"), failed);
     *be = table;

@@ -13,6 +13,7 @@
 enum {
     CPU_LINE = 64, // bytes of a cache line
     CPU_PARTIAL = 16, // doubles per thread for partial sums, two cache lines
+    CPU_MOST_THREADS = 1024, // of a rank
     CPU_SMALL = 16 * 1024, // elements below which starting a team costs more than it saves
 };
 

@@ -1,11 +1,11 @@
-// Stop requests. SIGUSR1 (the contract) and SIGTERM (best effort: mpirun follows it with a kill about a
-// second later) only set a flag; the loops poll it and agree on it through their small all-reduce. SIGCONT,
-// which mpirun sends before SIGTERM, means nothing here. SIGXFSZ is ignored so that a file size limit comes
-// back as an error of write().
+// Stop requests. SIGUSR1 (the contract), SIGTERM (best effort: mpirun follows it with a kill about a second
+// later) and SIGINT only set a flag; the loops poll it and agree on it. A second SIGINT ends the process: who
+// presses Ctrl-C again does not want to wait. SIGCONT, which mpirun sends before SIGTERM, means nothing here.
+// SIGXFSZ is ignored so that a file size limit comes back as an error of write().
+#include "oht/signals.h"
+
 #include <signal.h>
 #include <string.h>
-
-#include "oht/train.h"
 
 static volatile sig_atomic_t stop_asked;
 
@@ -22,10 +22,20 @@ void oht_signals_install(void) {
     action.sa_handler = on_stop;
     sigaction(SIGUSR1, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    struct sigaction now;
+    action.sa_flags |= (int)SA_RESETHAND;
+    if (!stop_asked && sigaction(SIGINT, NULL, &now) == 0 && now.sa_handler != SIG_IGN) // nohup, background jobs
+        sigaction(SIGINT, &action, NULL);
+    action.sa_flags = SA_RESTART;
     action.sa_handler = SIG_IGN;
     sigaction(SIGXFSZ, &action, NULL);
 }
 
 bool oht_signals_stop_asked(void) {
     return stop_asked != 0;
+}
+
+oht_status oht_signals_check(void) {
+    if (stop_asked) OHT_FAIL(OHT_STOPPED, "asked to stop");
+    return OHT_OK;
 }

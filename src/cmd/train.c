@@ -1,4 +1,5 @@
 // ohtrain train: from options to oht_train.
+#include <signal.h>
 #include <string.h>
 
 #include "oht/cmd.h"
@@ -32,7 +33,7 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
     oht_options opt;
     oht_config cfg;
     char path[OHT_PATH];
-    oht_signals_install(); // early: a stop request while reading and planning must not be a kill
+    signal(SIGPIPE, SIG_IGN); // a reader of the log that goes away (| head) does not end the run
     OHT_TRY(oht_options_parse(argc, argv, OHT_OPT_CONFIG | OHT_OPT_OUT | OHT_OPT_QUIET | OHT_OPT_KEYS, &opt));
     OHT_TRY(run_directory(&opt, path));
     OHT_TRY(oht_agree(comm, read_configuration(&opt, &cfg)));

@@ -42,7 +42,7 @@ static bool number(const char **at, double *out) {
     const size_t n = strspn(*at, "+-.0123456789eE"); // no "nan", "inf", hexadecimal
     char *end;
     *out = strtod(*at, &end);
-    if (n == 0 || end != *at + n || !isfinite(*out)) return false;
+    if (n == 0 || end != *at + n || !isfinite((float)*out)) return false; // kernels take single precision
     *at = end;
     return true;
 }

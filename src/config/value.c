@@ -1,5 +1,6 @@
 // One value of one key: text -> struct with all checks, struct -> text that reads back to the same bits.
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -127,6 +128,11 @@ static oht_status set_float(const oht_key *key, void *field, const char *text, c
     bool low_ok = key->open_low ? value > key->flow : value >= key->flow;
     bool high_ok = key->open_high ? value < key->fhigh : value <= key->fhigh;
     if (!low_ok || !high_ok) return refuse(key, text, where, "out of range");
+    // Kernels take single precision: a limit that is excluded must not come back by rounding.
+    float single = (float)value;
+    if (value != 0 && fabsf(single) < FLT_MIN) return refuse(key, text, where, "too small for single precision");
+    if ((key->open_low && (double)single <= key->flow) || (key->open_high && (double)single >= key->fhigh))
+        return refuse(key, text, where, "which single precision rounds to the limit");
     *(double *)field = value == 0 ? 0.0 : value; // -0 is 0
     return OHT_OK;
 }

@@ -87,6 +87,7 @@ static oht_status run_batches(oht_quant *q, oht_loader *loader, int64_t count) {
     for (int64_t b = 0; b < count; b++) {
         const oht_step_batch *batch;
         double loss;
+        OHT_TRY(oht_signals_check());
         OHT_TRY(oht_loader_next(loader, &batch));
         if (!batch) OHT_FAIL(OHT_INTERNAL, "no data for calibration batch %lld", (long long)b);
         OHT_TRY(oht_quant_feed(q, &batch->micro[0], b + 1 == count, &loss));

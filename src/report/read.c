@@ -11,6 +11,7 @@
 #include "oht/log.h"
 #include "oht/memory.h"
 #include "oht/model.h"
+#include "oht/signals.h"
 #include "report/report.h"
 
 enum { VERSION = 1 }; // of outliers.h5
@@ -161,6 +162,7 @@ oht_status oht_report_read(oht_report_table *t, char *const *path, int n, bool d
     OHT_TRY(OHT_ALLOC(&t->failure, (size_t)n, "errors of runs"));
     for (int i = 0; i < n; i++) {
         oht_report_run *r = &t->run[t->n_runs];
+        OHT_TRY(oht_signals_check());
         if (read_run(path[i], drawn, r) != OHT_OK) {
             complain(path[i], oht_error_last(), &t->failure[t->n_failures++]);
             free_run(r);

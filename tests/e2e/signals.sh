@@ -35,3 +35,29 @@ kill -TERM "$pid"
 rc=0
 wait "$pid" || rc=$?
 [ $rc -eq 75 ] || { cat "$work/log"; fail "SIGTERM: exit code $rc, expected 75"; }
+
+# Commands that write no checkpoint stop as well: one message, 75, nothing left behind.
+asked() { # SIGNAL PID
+    kill "-$1" "$2"
+    local rc=0
+    wait "$2" || rc=$?
+    [ $rc -eq 75 ] || { cat "$work/log"; fail "$1: exit code $rc, expected 75"; }
+    [ "$(grep -c '^ohtrain: .*stopped on request' "$work/log")" -eq 1 ] || { cat "$work/log"; fail "$1: not one message"; }
+}
+says() { grep -q "$1" "$work/log"; }
+mkfifo "$work/endless"
+for signal in USR1 TERM INT; do
+    env --default-signal=INT "$OHTRAIN" prepare text --train "$work/endless" --block 8 -o "$work/text.h5" \
+        --tokenizer "$OHT_SOURCE/datasets/sample/tokenizers/opt" >"$work/log" 2>&1 &
+    pid=$!
+    exec 8>"$work/endless" # it opens, and then says nothing
+    wait_for "$pid" test -e "$work/text.h5.tmp"
+    asked $signal "$pid"
+    exec 8>&-
+    [ -z "$(ls "$work"/text.h5* 2>/dev/null)" ] || fail "prepare, $signal: left $(ls "$work"/text.h5*)"
+done
+"$OHTRAIN" eval -r "$work/whole" quant.weights=8 quant.activations=8 quant.seeds=1000 quant.batches=80 >"$work/log" 2>&1 &
+pid=$!
+wait_for "$pid" says 'evaluation took' # calibrations follow
+asked USR1 "$pid"
+[ -z "$(ls "$work"/whole/*.tmp "$work"/whole/quant* 2>/dev/null)" ] || fail "eval: left $(ls "$work"/whole)"

@@ -155,10 +155,10 @@ static void doubles_keep_their_bits(void **state) {
     static const char *const VALUES[] = {"1e-12",
                                          "0.1",
                                          "0.30000000000000004",
-                                         "1e-300",
+                                         "1.2e-38",
                                          "6.02e-5",
                                          "4.9e-5",
-                                         "2.2250738585072014e-308",
+                                         "1.1754943508222875e-38",
                                          ".5",
                                          "1.",
                                          "0",
@@ -230,6 +230,13 @@ static void wrong_values_say_found_and_allowed(void **state) {
     refuses_word("train.lr=3s", "which is no number", "");
     refuses_word("model.dropout=1", "out of range", ">= 0 and < 1");
     refuses_word("model.gate_init=0", "out of range", "> 0 and < 1");
+    // What is fine in double and not in the kernels' single precision.
+    refuses_word("train.eps=1e-50", "train.eps: found \"1e-50\", too small for single precision", "> 0 and <= 1");
+    refuses_word("model.layernorm_eps=1e-39", "too small for single precision", "");
+    refuses_word("train.lr=1e-300", "too small for single precision", "");
+    refuses_word("train.beta2=0.999999999999", "rounds to the limit", ">= 0 and < 1");
+    refuses_word("model.gate_init=0.99999999999", "rounds to the limit", "> 0 and < 1");
+    refuses_word("model.dropout=.9999999999999", "rounds to the limit", "");
     refuses_word("train.recompute=yes", "found \"yes\"", "true, false");
     refuses_word("train.recompute=True", "found \"True\"", "true, false");
     refuses_word("train.recompute=1", "found \"1\"", "true, false");

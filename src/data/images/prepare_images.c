@@ -17,6 +17,7 @@
 #include "data/images/image_writer.h"
 #include "oht/log.h"
 #include "oht/memory.h"
+#include "oht/signals.h"
 
 enum { BATCH = 16, MOST_LISTED = 1000, MOST_SHOWN = 20, REASON = 160, MOST_PATH = 4096 };
 
@@ -154,6 +155,7 @@ static oht_status take_part(preparation *p, oht_split split, int64_t n) {
         int64_t k = (int64_t)p->rank * BATCH + i;
         p->results[i] = (result){0};
         if (k >= n) continue;
+        OHT_TRY(oht_signals_check());
         const item *it = &p->items[k];
         char path[MOST_PATH];
         if (snprintf(path, sizeof(path), "%s/%s/%s", folder_of(p, split), p->classes.name[it->label],
@@ -357,6 +359,7 @@ static oht_status count_files(preparation *p, oht_split split) {
         oht_names names;
         snprintf(path, sizeof(path), "%s/%s", folder_of(p, split), p->classes.name[i]);
         if (access(path, F_OK) != 0 && errno == ENOENT) continue;
+        OHT_TRY(oht_signals_check());
         OHT_TRY(oht_names_list(path, false, &names));
         p->total += (int64_t)names.n;
         oht_names_free(&names);

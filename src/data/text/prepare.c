@@ -22,6 +22,7 @@
 #include "oht/data.h"
 #include "oht/log.h"
 #include "oht/memory.h"
+#include "oht/signals.h"
 #include "oht/tokenizer.h"
 
 enum { LEAST_TOKENS = 8, MOST_TOKENS = 65536, MOST_GROUP_IDS = 1 << 27 };
@@ -199,6 +200,7 @@ static oht_status read_group(preparation *p, oht_rows *rows, bool mine, int64_t 
     for (*n = 0; *n < p->opt->rows_per_group; ++*n) {
         const char *text;
         size_t bytes;
+        OHT_TRY(oht_signals_check());
         OHT_TRY(oht_rows_next(rows, &text, &bytes));
         if (!text) return OHT_OK;
         if (!mine) continue;

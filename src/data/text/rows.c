@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 
 #include "data/text/unicode.h"
 #include "oht/memory.h"
+#include "oht/signals.h"
 
 enum { FIRST_BUFFER = 1 << 20, LONGEST_LINE = 1 << 26 };
 
@@ -21,6 +23,7 @@ struct oht_rows {
     SHA2_CTX *hash;
     int descriptor; // -1: the next file is not open yet
     bool file_ended; // all of it is in the buffer
+    bool waits; // a pipe or terminal
     int64_t line, read; // line number in the file, from 1; bytes read in all
     char *buffer;
     size_t capacity, from, to; // the unused bytes are [from, to)
@@ -66,12 +69,21 @@ oht_status oht_rows_measure(const char *const *files, int n, bool regular, int64
     return OHT_OK;
 }
 
+// Until there is something to read (or the end), or a stop is asked for.
+static oht_status wait_for_bytes(oht_rows *rows) {
+    struct pollfd end = {.fd = rows->descriptor, .events = POLLIN};
+    while (poll(&end, 1, 200) <= 0) OHT_TRY(oht_signals_check());
+    return OHT_OK;
+}
+
 // Reads on in the current file behind what the buffer holds.
 static oht_status fill(oht_rows *rows) {
     const char *path = rows->files[rows->file];
     if (rows->descriptor < 0) {
-        rows->descriptor = open(path, O_RDONLY | O_CLOEXEC);
+        rows->descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a pipe may be silent for long
         if (rows->descriptor < 0) OHT_FAIL(OHT_IO, "%s: cannot open this input: %s", path, strerror(errno));
+        struct stat info;
+        rows->waits = fstat(rows->descriptor, &info) == 0 && !S_ISREG(info.st_mode);
         rows->line = 0;
         rows->from = rows->to = 0;
     }
@@ -90,8 +102,10 @@ static oht_status fill(oht_rows *rows) {
         rows->capacity *= 2;
     }
     ssize_t got;
-    do got = read(rows->descriptor, rows->buffer + rows->to, rows->capacity - rows->to);
-    while (got < 0 && errno == EINTR);
+    do {
+        if (rows->waits) OHT_TRY(wait_for_bytes(rows));
+        got = read(rows->descriptor, rows->buffer + rows->to, rows->capacity - rows->to);
+    } while (got < 0 && (errno == EINTR || errno == EAGAIN));
     if (got < 0) OHT_FAIL(OHT_IO, "%s: cannot read this input: %s", path, strerror(errno));
     if (got == 0 && rows->line == 0 && rows->to == 0) OHT_FAIL(OHT_DATA, "%s: the file is empty", path);
     if (rows->hash) SHA256Update(rows->hash, (const uint8_t *)rows->buffer + rows->to, (size_t)got);
