@@ -68,6 +68,19 @@ expect 3 'a.jsonl:1: no field "body" in it; it has text' text --train a.jsonl --
 expect 6 'none.txt: cannot open' text --train none.txt --tokenizer "$opt" --block 8 -o out.h5
 expect 6 'none/out.h5' text --train a.txt --tokenizer "$opt" --block 8 -o none/out.h5
 
+# Halves of a surrogate pair are U+FFFD, as ill-formed UTF-8 is; whole pairs and escaped backslashes stay.
+one='and some more words so that it makes a block of eight'
+printf '%s\n' '{"text": "a \ud800 b \udc00\ud83d c \ud83d\ude00 \\\\ud800 \uDBFFx '"$one"'"}' >half.jsonl
+printf '%s\n' '{"text": "a \ufffd b \ufffd\ufffd c \ud83d\ude00 \\\\ud800 \ufffdx '"$one"'"}' >whole.jsonl
+printf '{"text": "a \xff \\ud800 %s"}\n' "$one" >both.jsonl # one of each
+printf '{"text": "a \xef\xbf\xbd \\ufffd %s"}\n' "$one" >both-whole.jsonl
+for name in half whole both both-whole; do
+    "$OHTRAIN" prepare text --train $name.jsonl --json-field text --tokenizer "$opt" --block 8 --keep-remainder -o $name.h5 >log 2>&1 ||
+        fail "$name.jsonl: $(cat log)"
+done
+h5diff half.h5 whole.h5 /train/tokens || fail "half a surrogate pair is not U+FFFD"
+h5diff both.h5 both-whole.h5 /train/tokens || fail "half a surrogate pair beside ill-formed UTF-8"
+
 # A full disk, where the kernel lets us have a small one.
 if mkdir small && mount -t tmpfs -o size=256k tmpfs small 2>/dev/null; then
     timeout 60 "$OHTRAIN" prepare text --train "$sample/book.jsonl" --tokenizer "$opt" --block 128 -o small/out.h5 >log 2>&1

@@ -179,6 +179,41 @@ static void list_fields(const json_t *object, char *out, size_t size) {
     }
 }
 
+// Value of four hexadecimal digits, -1 if they are not.
+static int hex4(const char *s) {
+    int value = 0;
+    for (int i = 0; i < 4; i++) {
+        int digit = s[i] >= '0' && s[i] <= '9'   ? s[i] - '0'
+                    : s[i] >= 'a' && s[i] <= 'f' ? s[i] - 'a' + 10
+                    : s[i] >= 'A' && s[i] <= 'F' ? s[i] - 'A' + 10
+                                                 : -1;
+        if (digit < 0) return -1;
+        value = 16 * value + digit;
+    }
+    return value;
+}
+
+// Escapes of halves of a surrogate pair become \ufffd, as ill-formed UTF-8 does. Returns whether there were any.
+static bool repair_surrogates(char *s, size_t n) {
+    bool found = false;
+    for (size_t i = 0; i + 1 < n; i++) {
+        if (s[i] != '\\') continue;
+        int c = s[i + 1] == 'u' && n - i >= 6 ? hex4(s + i + 2) : -1;
+        if (c < 0) {
+            i++; // another escape
+            continue;
+        }
+        int next = n - i >= 12 && s[i + 6] == '\\' && s[i + 7] == 'u' ? hex4(s + i + 8) : -1;
+        bool pair = c >= 0xd800 && c < 0xdc00 && next >= 0xdc00 && next < 0xe000;
+        if (!pair && c >= 0xd800 && c < 0xe000) {
+            memcpy(s + i + 2, "fffd", 4);
+            found = true;
+        }
+        i += pair ? 11 : 5;
+    }
+    return found;
+}
+
 oht_status oht_rows_field(oht_rows *rows, const char *line, size_t n, const char *field, const char **text,
                           size_t *n_text) {
     const char *path = rows->files[rows->file];
@@ -187,6 +222,12 @@ oht_status oht_rows_field(oht_rows *rows, const char *line, size_t n, const char
     json_error_t error;
     json_decref(rows->object);
     rows->object = json_loadb((const char *)bytes, n, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &error);
+    if (!rows->object) { // both places the line can be in are ours
+        bool as_read = bytes == (const uint8_t *)line;
+        char *own = as_read ? rows->buffer + (line - rows->buffer) : (char *)rows->repaired.text;
+        if (repair_surrogates(own, n))
+            rows->object = json_loadb(own, n, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &error);
+    }
     if (!rows->object)
         OHT_FAIL(OHT_DATA,
                  "%s:%lld: column %d: not valid JSON: %s\nfix: with --json-field each line is a JSON object",
