@@ -55,3 +55,6 @@ OHT_CHECKED oht_status oht_options_config(const oht_options *opt, oht_config *cf
 OHT_CHECKED oht_status oht_options_override(const oht_options *opt, oht_config *cfg);
 // IO error with the command that makes the file when cfg->data.path does not exist. Local.
 OHT_CHECKED oht_status oht_options_data(const oht_config *cfg);
+// The same for a run that may exist already: a relative data.path that the command line does not give is the file which
+// RUNDIR/data.json names, if it is not found from here, or always where `prefer` says so. Local.
+OHT_CHECKED oht_status oht_options_run_data(const oht_options *opt, const char *rundir, bool prefer, oht_config *cfg);

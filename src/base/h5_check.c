@@ -1,4 +1,4 @@
-// What a dataset must be before anything is allocated for it (hpc.md 2.5). A file may be damaged, foreign or
+// What a dataset must be before anything is allocated for it. A file may be damaged, foreign or
 // made to harm: links that lead elsewhere, 2^33 rows without data, virtual layouts, filters that load code,
 // bombs of zeros.
 #include <inttypes.h>

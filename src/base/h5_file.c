@@ -81,7 +81,7 @@ void oht_h5_close(oht_h5 *file) {
     oht_free(file);
 }
 
-// Latest format: with it and fletcher32 every flipped bit is found (hpc.md 2.5).
+// Latest format: with it and fletcher32 every flipped bit is found; older formats leave metadata unchecked.
 static hid_t access_list(void) {
     hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_libver_bounds(fapl, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);

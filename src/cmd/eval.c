@@ -15,14 +15,14 @@ static oht_status read_configuration(const oht_options *opt, oht_config *cfg) {
     char path[OHT_PATH + 32];
     snprintf(path, sizeof(path), "%.*s/config.yaml", OHT_PATH, opt->run);
     if (access(path, R_OK) != 0)
-        OHT_FAIL(OHT_IO,
+        OHT_FAIL(OHT_DATA,
                  "%s is not a run directory: no readable config.yaml in it\nfix: give the directory that "
                  "ohtrain train -o made",
                  opt->run);
     oht_config_defaults(cfg);
     OHT_TRY(oht_config_load(cfg, path));
     OHT_TRY(oht_options_override(opt, cfg));
-    OHT_TRY(oht_options_data(cfg));
+    OHT_TRY(oht_options_run_data(opt, opt->run, true, cfg));
     return OHT_OK;
 }
 

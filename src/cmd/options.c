@@ -7,6 +7,8 @@
 
 #include "config/table.h"
 #include "oht/cmd.h"
+#include "oht/log.h"
+#include "train/rundir.h"
 
 typedef struct option_row {
     unsigned bit;
@@ -132,6 +134,24 @@ oht_status oht_options_config(const oht_options *opt, oht_config *cfg) {
     oht_config_defaults(cfg);
     if (opt->config) OHT_TRY(oht_config_load(cfg, opt->config));
     OHT_TRY(oht_options_override(opt, cfg));
+    return OHT_OK;
+}
+
+oht_status oht_options_run_data(const oht_options *opt, const char *rundir, bool prefer, oht_config *cfg) {
+    oht_rundir_data_info run;
+    bool given = false, here = access(cfg->data.path, F_OK) == 0;
+    for (int i = 0; i < opt->n_rest; i++) given |= strncmp(opt->rest[i], "data.path=", 10) == 0;
+    if (given || cfg->data.path[0] == '/' || (here && !prefer) || !oht_rundir_data(rundir, &run) || !run.path[0])
+        return oht_options_data(cfg);
+    if (access(run.path, F_OK) == 0) {
+        if (!here) oht_log("data.path: no %s from here; reading %s, as this run did before", cfg->data.path, run.path);
+        strcpy(cfg->data.path, run.path);
+    } else if (!here) {
+        OHT_FAIL(OHT_IO,
+                 "data.path: %s: not found from this folder, and %s, where this run read it, is gone\nfix: "
+                 "data.path=FILE says where it is now",
+                 cfg->data.path, run.path);
+    }
     return OHT_OK;
 }
 

@@ -49,7 +49,7 @@ static oht_status report(const oht_options *opt, format how) {
     OHT_TRY_GOTO(status, (opt->table1 ? show_table1 : show_list)(&t, how), done);
     if (fflush(stdout) != 0 || ferror(stdout)) OHT_FAIL_GOTO(status, OHT_IO, done, "cannot write to standard output");
     if (t.n_failures + t.n_unfinished > 0)
-        OHT_FAIL_GOTO(status, OHT_DATA, done, "of %d runs %d could not be read and %d are unfinished (see the warnings)", opt->n_rest,
+        OHT_FAIL_GOTO(status, OHT_DATA, done, "of %d runs %d could not be shown and %d are unfinished (see the warnings)", opt->n_rest,
                       t.n_failures, t.n_unfinished);
 done:
     oht_report_free(&t);

@@ -23,9 +23,9 @@ static oht_status run_directory(const oht_options *opt, char out[OHT_PATH]) {
     return OHT_OK;
 }
 
-static oht_status read_configuration(const oht_options *opt, oht_config *cfg) {
+static oht_status read_configuration(const oht_options *opt, const char *rundir, oht_config *cfg) {
     OHT_TRY(oht_options_config(opt, cfg));
-    OHT_TRY(oht_options_data(cfg));
+    OHT_TRY(oht_options_run_data(opt, rundir, false, cfg));
     return OHT_OK;
 }
 
@@ -36,7 +36,7 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN); // a reader of the log that goes away (| head) does not end the run
     OHT_TRY(oht_options_parse(argc, argv, OHT_OPT_CONFIG | OHT_OPT_OUT | OHT_OPT_QUIET | OHT_OPT_KEYS, &opt));
     OHT_TRY(run_directory(&opt, path));
-    OHT_TRY(oht_agree(comm, read_configuration(&opt, &cfg)));
+    OHT_TRY(oht_agree(comm, read_configuration(&opt, path, &cfg)));
     oht_log_init(oht_comm_rank(comm), opt.quiet, cfg.run.progress);
     OHT_TRY(oht_train(comm, &cfg, path));
     return OHT_OK;

@@ -1,4 +1,4 @@
-// RUNDIR/outliers.h5 (design: architecture 2.4): kept in memory by rank 0, published whole, so that a reader
+// RUNDIR/outliers.h5: kept in memory by rank 0, published whole, so that a reader
 // always sees a complete file and a kill costs the rows since the last publication. Every axis has a
 // dimension scale: h5py labels it, and xarray.open_dataset(path,
 // group="activations").sel(tap="layer.3.ffn.out") works.

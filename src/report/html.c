@@ -52,15 +52,16 @@ static void failures(const oht_report_table *t, FILE *out) {
 static oht_status fill_runs(const oht_report_table *t, oht_grid *g) {
     for (int i = 0; i < t->n_runs; i++) {
         const oht_report_run *r = &t->run[i];
+        char number[32];
         int from = r->path_bytes > 60 ? r->path_bytes - 60 : 0;
         OHT_TRY(oht_grid_add(g, "%s%.*s", from ? "..." : "", r->path_bytes - from, r->path + from));
         OHT_TRY(oht_grid_add(g, "%s", r->model->name));
         OHT_TRY(oht_grid_add(g, "%s (%s%s)", r->method, r->cfg.model.attention, r->cfg.model.gate == OHT_GATE_NONE ? "" : ", gated"));
         OHT_TRY(oht_grid_add(g, "%" PRId64 "%s", r->step, r->unfinished ? " (unfinished)" : ""));
         OHT_TRY(oht_grid_add(g, "%" PRId64, r->cfg.train.seed));
-        OHT_TRY(oht_grid_add(g, "%.3f", r->metric[OHT_REPORT_KURTOSIS]));
-        OHT_TRY(oht_grid_add(g, "%.3f", r->metric[OHT_REPORT_INF_NORM]));
-        OHT_TRY(oht_grid_add(g, "%.3f", r->metric[OHT_REPORT_TASK]));
+        OHT_TRY(oht_grid_add(g, "%s", oht_report_number(r->metric[OHT_REPORT_KURTOSIS], number)));
+        OHT_TRY(oht_grid_add(g, "%s", oht_report_number(r->metric[OHT_REPORT_INF_NORM], number)));
+        OHT_TRY(oht_grid_add(g, "%s", oht_report_number(r->metric[OHT_REPORT_TASK], number)));
     }
     return OHT_OK;
 }

@@ -48,8 +48,9 @@ static const char *gate_of(const oht_report_run *r, char *out) {
 
 static void metric_cell(const oht_report_table *t, const oht_report_run *r, int metric, char *out) {
     double percent = change(t, r, metric);
-    int n = snprintf(out, CELL, "%.3f", r->metric[metric]);
-    if (isfinite(percent)) snprintf(out + n, CELL - (size_t)n, " (%+.1f %%)", percent);
+    char number[32];
+    int n = snprintf(out, CELL, "%s", oht_report_number(r->metric[metric], number));
+    if (isfinite(percent)) snprintf(out + n, CELL - (size_t)n, fabs(percent) < 1e6 ? " (%+.1f %%)" : " (%+.3g %%)", percent);
 }
 
 // One cell for people; control characters in a path become '?'.
@@ -126,8 +127,9 @@ oht_status oht_report_text(const oht_report_table *t, FILE *out) {
         cell(t, &t->run[i], 0, text);
         fputs("  ", out);
         print_padded(out, text, width[0], false);
-        fprintf(out, "  %.3f in %s: sample %" PRId64 ", token %" PRId64 ", channel %" PRId64 "\n", l->inf_max,
-                l->name, l->sample, l->token, l->channel);
+        char number[32];
+        fprintf(out, "  %s in %s: sample %" PRId64 ", token %" PRId64 ", channel %" PRId64 "\n",
+                oht_report_number(l->inf_max, number), l->name, l->sample, l->token, l->channel);
     }
     return OHT_OK;
 }

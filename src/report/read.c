@@ -13,6 +13,7 @@
 #include "oht/model.h"
 #include "oht/signals.h"
 #include "report/report.h"
+#include "train/rundir.h"
 
 enum { VERSION = 1 }; // of outliers.h5
 
@@ -104,8 +105,13 @@ static oht_status check_owner(oht_h5 *file, const oht_report_run *r) {
 }
 
 static oht_status read_file(oht_h5 *file, oht_report_run *r, bool drawn) {
+    oht_rundir_data_info data;
+    char rundir[OHT_PATH];
+    snprintf(rundir, sizeof(rundir), "%.*s", r->path_bytes, r->path);
     OHT_TRY(check_version(file));
     if (oht_h5_has(file, "/", "config")) OHT_TRY(check_owner(file, r));
+    if (!oht_h5_exists(file, "/eval/0") && oht_rundir_data(rundir, &data) && data.validation_rows == 0)
+        OHT_FAIL(OHT_DATA, "nothing to compare: its data have no validation split, so it was never evaluated");
     OHT_TRY(oht_report_read_evaluation(file, r));
     if (drawn) OHT_TRY(oht_report_read_drawn(file, r));
     return OHT_OK;
@@ -147,6 +153,11 @@ static void free_run(oht_report_run *r) {
     oht_free(r->quant.site[1]);
     oht_free(r->quant.rank);
     memset(r, 0, sizeof(*r));
+}
+
+const char *oht_report_number(double x, char out[32]) {
+    snprintf(out, 32, fabs(x) < 1e6 ? "%.3f" : "%.6g", x); // a diverged run's have hundreds of digits
+    return out;
 }
 
 // The error's first line.

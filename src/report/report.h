@@ -84,6 +84,9 @@ typedef struct oht_report_failure {
     char text[512];
 } oht_report_failure;
 
+// A metric for people: three decimals, six digits from a million on. Returns out.
+const char *oht_report_number(double x, char out[32]);
+
 // ---- runs that differ in the seed only ----
 
 typedef struct oht_report_group {

@@ -31,8 +31,8 @@ static bool any_w8a8(const oht_report_table *t) {
 static oht_status add_value(oht_grid *g, double mean, double sd) {
     char a[48], b[48] = "";
     if (isnan(mean)) return oht_grid_add(g, "-");
-    snprintf(a, sizeof(a), fabs(mean) < 1e7 ? "%.3f" : "%.4g", mean);
-    if (!isnan(sd)) snprintf(b, sizeof(b), fabs(sd) < 1e7 ? " \xC2\xB1 %.3f" : " \xC2\xB1 %.3g", sd);
+    snprintf(a, sizeof(a), fabs(mean) < 1e6 ? "%.3f" : "%.6g", mean);
+    if (!isnan(sd)) snprintf(b, sizeof(b), fabs(sd) < 1e6 ? " \xC2\xB1 %.3f" : " \xC2\xB1 %.3g", sd);
     return oht_grid_add(g, "%s%s", a, b);
 }
 
@@ -41,7 +41,7 @@ static oht_status add_percent(oht_grid *g, double percent, const char *unit) {
 }
 
 static oht_status add_plain(oht_grid *g, double value) {
-    return isnan(value) ? oht_grid_add(g, "-") : oht_grid_add(g, "%.2f", value);
+    return isnan(value) ? oht_grid_add(g, "-") : oht_grid_add(g, fabs(value) < 1e6 ? "%.2f" : "%.6g", value);
 }
 
 // ---- values ----

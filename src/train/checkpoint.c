@@ -2,12 +2,12 @@
 // (base/file.c).
 //
 //   attributes          format, format_version, created_by, step, config (YAML); the position in the data, the
-//                       schedule and all random numbers follow from step and configuration (architecture 3.4)
+//                       schedule and all random numbers follow from step and configuration
 //   /param/NAME         float32, the parameter's shape, attribute hf_name; /adam_m/NAME, /adam_v/NAME alike
 //
-// Chunks of about 1 MiB with fletcher32 in the latest format: damage is found when reading (hpc 2.5), and the
-// checkpoint before is used. The model never lies in host memory twice: it goes through a buffer of a few
-// MiB.
+// Chunks of about 1 MiB with fletcher32 in the latest format: damage is found when reading (every
+// flipped bit was, in trials), and the checkpoint before is used. The model never lies in host memory twice:
+// it goes through a buffer of a few MiB.
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>

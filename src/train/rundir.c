@@ -1,6 +1,6 @@
 // The run directory (see rundir.h). The lock is an flock on RUNDIR/.lock: the kernel drops it when the
-// process ends, also after kill -9. Ranks whose mpirun was killed live on for some seconds (hpc 1.1), so a
-// new run waits a while for it.
+// process ends, also after kill -9. Ranks whose mpirun was killed live on for some seconds, so a new run
+// waits a while for it.
 #include "train/rundir.h"
 
 #include <errno.h>
@@ -34,9 +34,13 @@ static oht_status lock(oht_rundir *r) {
     if (r->lock < 0)
         OHT_FAIL(OHT_IO, "cannot write into the run directory %s: %s\nfix: choose another one with -o",
                  r->path, strerror(errno));
+    bool told = false;
     for (double start = oht_clock_s(); flock(r->lock, LOCK_EX | LOCK_NB) != 0;) {
         if (errno == EINTR) continue;
         if (errno != EWOULDBLOCK) return OHT_OK; // a file system without locks: go on without
+        if (!told)
+            oht_warn("another process is training in %s: waiting up to %d s for it to end", r->path, LOCK_WAIT_S);
+        told = true;
         if (oht_signals_stop_asked()) OHT_FAIL(OHT_STOPPED, "asked to stop while waiting for %s", path);
         if (oht_clock_s() - start > LOCK_WAIT_S)
             OHT_FAIL(
@@ -85,19 +89,58 @@ oht_status oht_rundir_open(oht_rundir *r, const char *path, const oht_config *cf
     return OHT_OK;
 }
 
-// data.json says which data the run has seen: the file may move, its content may not change. Runs of older
-// versions have none; they get one.
-oht_status oht_rundir_same_data(oht_rundir *r, const oht_data_info *d, const char *data_path) {
+// ---- data.json ----
+
+static json_t *read_data_json(const char *rundir) {
     char path[OHT_PATH + 32];
+    FILE *in;
+    snprintf(path, sizeof(path), "%.*s/data.json", OHT_PATH, rundir);
+    if (oht_file_open(&in, path)) return NULL;
+    json_t *json = json_loadf(in, 0, NULL);
+    fclose(in);
+    return json;
+}
+
+bool oht_rundir_data(const char *rundir, oht_rundir_data_info *out) {
+    *out = (oht_rundir_data_info){.validation_rows = -1};
+    json_t *json = read_data_json(rundir);
+    const char *path = json_string_value(json_object_get(json, "path"));
+    const json_t *rows = json_object_get(json, "validation_rows");
+    if (path && strlen(path) < sizeof(out->path)) strcpy(out->path, path);
+    if (json_is_integer(rows)) out->validation_rows = json_integer_value(rows);
+    bool found = json != NULL;
+    json_decref(json);
+    return found;
+}
+
+// What the run knows of its data, as `was` and `now` say it; where the file lies does not count.
+static bool same_content(json_t *was, json_t *now) {
+    json_t *a = json_copy(was), *b = json_copy(now);
+    json_object_del(a, "path");
+    json_object_del(b, "path");
+    bool same = json_equal(a, b);
+    json_decref(a);
+    json_decref(b);
+    return same;
+}
+
+// data.json says which data the run has seen: the file may move, its content may not change. Runs of older
+// versions have none; they get one. "path" is absolute, so that the file is found from any folder.
+oht_status oht_rundir_same_data(oht_rundir *r, const oht_data_info *d, const char *data_path) {
+    char path[OHT_PATH + 32], *whole = realpath(data_path, NULL);
     OHT_TRY(join(path, sizeof(path), r, "data.json"));
     json_t *now = json_pack("{s:s, s:I, s:I, s:I}", "source_sha256", d->source_sha256, "train_rows",
                             (json_int_t)d->rows[OHT_SPLIT_TRAIN], "validation_rows",
                             (json_int_t)d->rows[OHT_SPLIT_VALIDATION], "tokens", (json_int_t)d->tokens);
+    json_t *where = json_string(whole ? whole : data_path); // NULL where the path is no UTF-8: left out
+    free(whole);
+    if (where) json_object_set_new(now, "path", where);
     if (!now) OHT_FAIL(OHT_MEMORY, "no memory for %s", path);
-    json_error_t error;
-    json_t *was = access(path, F_OK) == 0 ? json_load_file(path, 0, &error) : NULL;
+    json_t *was = read_data_json(r->path);
+    if (!was && access(path, F_OK) == 0)
+        oht_warn("%s is damaged: it is written again, and whether the data are the same is not known", path);
     oht_status status = OHT_OK;
-    if (was && !json_equal(was, now)) {
+    if (was && !same_content(was, now)) {
         const char *sha = json_string_value(json_object_get(was, "source_sha256"));
         status = oht_error_set(
             OHT_DATA, __FILE__, __LINE__,
@@ -107,7 +150,7 @@ oht_status oht_rundir_same_data(oht_rundir *r, const oht_data_info *d, const cha
             (long long)json_integer_value(json_object_get(was, "train_rows")),
             (long long)json_integer_value(json_object_get(was, "validation_rows")), d->source_sha256,
             (long long)d->rows[OHT_SPLIT_TRAIN], (long long)d->rows[OHT_SPLIT_VALIDATION]);
-    } else if (!was) {
+    } else if (!was || !json_equal(was, now)) {
         char *text = json_dumps(now, JSON_INDENT(2));
         status = text ? oht_file_replace(path, text, strlen(text)) : OHT_MEMORY;
         free(text);
@@ -116,6 +159,8 @@ oht_status oht_rundir_same_data(oht_rundir *r, const oht_data_info *d, const cha
     json_decref(now);
     return status;
 }
+
+// ---- metrics.jsonl ----
 
 // Length of the leading lines that belong to steps <= step. A line that is not whole JSON (a kill while it
 // was written) ends the file.

@@ -1,4 +1,4 @@
-// A run directory as its owner, rank 0, sees it: config.yaml, the lock, metrics.jsonl (architecture 2.3).
+// A run directory as its owner, rank 0, sees it: config.yaml, the lock, metrics.jsonl.
 // Local.
 #pragma once
 
@@ -28,4 +28,10 @@ OHT_CHECKED oht_status oht_rundir_sync(oht_rundir *r);
 // The lock of a run that may be training: false when another process has it. *lock: close it afterwards; -1 =
 // there is none to take (no file, or a file system without locks).
 bool oht_rundir_borrow(const char *path, int *lock);
+// What data.json says of the data a run was trained on; false if there is none.
+typedef struct oht_rundir_data_info {
+    char path[OHT_PATH]; // absolute; empty = not known
+    int64_t validation_rows; // -1 = not known
+} oht_rundir_data_info;
+bool oht_rundir_data(const char *rundir, oht_rundir_data_info *out);
 void oht_rundir_close(oht_rundir *r);

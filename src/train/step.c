@@ -1,4 +1,4 @@
-// One optimizer step (architecture 3.5, 3.6; spec transformers 3):
+// One optimizer step (spec transformers 3):
 //
 //   count    labels of the global batch, stop requests, failures: one small all-reduce, before any work
 //   compute  each micro-batch forward and backward; gradients of the loss sum / count add up in the flat buffer

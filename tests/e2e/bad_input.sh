@@ -24,7 +24,7 @@ echo 'modell: {layers: 3}' >"$work/bad.yaml"
 expect 2 'bad.yaml.*modell' ranks 2 "$OHTRAIN" train -c "$work/bad.yaml" -o "$work/r"
 expect 2 'unknown option' ranks 2 "$OHTRAIN" eval --foo
 expect 2 'which run' ranks 2 "$OHTRAIN" eval
-expect 6 'not a run directory' ranks 2 "$OHTRAIN" eval -r "$work/none"
+expect 3 'not a run directory' ranks 2 "$OHTRAIN" eval -r "$work/none"
 [ ! -e "$work/r" ] || fail "a run directory was made for a run that could not start"
 
 # run directory that cannot be written

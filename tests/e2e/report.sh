@@ -126,7 +126,7 @@ touch file
 for bad in begun cut garbage unconfigured bare nometric ragged foreign empty file missing; do
     expect 3 report vanilla $bad softmax1
     says out "23341.513" "21.542 (-99.9 %)"
-    says err "warning: $bad: " "of 3 runs 1 could not be read"
+    says err "warning: $bad: " "of 3 runs 1 could not be shown"
     [ "$(grep -c "^warning: " err)" = 1 ] || fail "$last: not exactly one warning"
     expect 3 report $bad # nothing left to show
     expect 3 report --format json vanilla $bad
