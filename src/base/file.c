@@ -21,15 +21,25 @@ oht_status oht_file_error(const char *path, const char *doing, int error) {
     OHT_FAIL(OHT_IO, "cannot %s %s: %s%s", doing, path, strerror(error), fix);
 }
 
+static const char *irregular(mode_t mode) {
+    return S_ISREG(mode)   ? NULL
+           : S_ISDIR(mode) ? "it is a folder, expected a file"
+                           : "it is a pipe or a device, expected a file";
+}
+
+oht_status oht_file_replaceable(const char *path) {
+    struct stat info;
+    const char *why = stat(path, &info) == 0 ? irregular(info.st_mode) : NULL;
+    if (why) OHT_FAIL(OHT_IO, "cannot write %s: %s", path, why); // renaming onto /dev/null would end it
+    return OHT_OK;
+}
+
 const char *oht_file_open(FILE **out, const char *path) {
     *out = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // opening a pipe must not wait either
     if (fd < 0) return strerror(errno);
     struct stat info;
-    const char *why = fstat(fd, &info) != 0      ? strerror(errno)
-                      : S_ISREG(info.st_mode) ? NULL
-                      : S_ISDIR(info.st_mode) ? "it is a folder, expected a file"
-                                              : "it is a pipe or a device, expected a file";
+    const char *why = fstat(fd, &info) != 0 ? strerror(errno) : irregular(info.st_mode);
     if (!why && !(*out = fdopen(fd, "rb"))) why = strerror(errno);
     if (why) close(fd);
     return why;
@@ -89,6 +99,7 @@ oht_status oht_file_replace(const char *path, const void *bytes, size_t n) {
     memcpy(tmp, path, strlen(path));
     memcpy(tmp + strlen(path), ".tmp", 5);
     int fd;
+    OHT_TRY(oht_file_replaceable(path));
     OHT_TRY(oht_file_tmp_open(tmp, &fd));
     int error = oht_file_write_all(fd, bytes, n, 0);
     if (error) {

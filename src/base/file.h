@@ -8,6 +8,8 @@
 
 // Records "cannot DOING PATH: errno text" as IO, with a remedy where there is one.
 oht_status oht_file_error(const char *path, const char *doing, int error);
+// IO error if the path is a folder, a pipe or a device, which must not be replaced by a file.
+OHT_CHECKED oht_status oht_file_replaceable(const char *path);
 // Opens a fresh temporary file for reading and writing.
 OHT_CHECKED oht_status oht_file_tmp_open(const char *tmp, int *fd);
 // fsync, close (*fd becomes -1), rename to path, fsync of the folder. On failure tmp is gone and path is as

@@ -107,7 +107,8 @@ oht_status oht_h5_create(oht_h5 **out, const char *path) {
     oht_h5 *file;
     *out = NULL;
     OHT_TRY(file_new(&file, path, OHT_H5_CREATE));
-    oht_status status = oht_file_tmp_open(file->tmp, &file->sink.fd);
+    oht_status status = oht_file_replaceable(path);
+    if (status == OHT_OK) status = oht_file_tmp_open(file->tmp, &file->sink.fd);
     if (status == OHT_OK) {
         oht_h5_lock();
         open_sink(file, true);

@@ -68,9 +68,11 @@ static _Noreturn void end_alone(oht_status status) {
 
 oht_status oht_comm_init(int *argc, char ***argv, oht_comm **out) {
     *out = NULL;
-    // A program started without mpirun needs no daemon beside it: Open MPI starts one otherwise, for
-    // MPI_Comm_spawn.
+    // A program started without mpirun needs no daemon beside it, which Open MPI starts for MPI_Comm_spawn, and no
+    // session folder: all such programs of a user share its name, and one that ends takes it from one that starts.
     setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+    if (!getenv("OMPI_COMM_WORLD_RANK") && !getenv("PMIX_RANK") && !getenv("PMI_RANK"))
+        setenv("OMPI_MCA_orte_create_session_dirs", "0", 0);
     int provided;
     MPI_TRY(MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided));
     oht_comm *comm = NULL;

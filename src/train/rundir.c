@@ -52,6 +52,18 @@ static oht_status lock(oht_rundir *r) {
     return OHT_OK;
 }
 
+static oht_status load_stored(oht_config *stored, const char *path) {
+    oht_status status = oht_config_load(stored, path);
+    if (status == OHT_OK) return OHT_OK;
+    oht_error why = *oht_error_last();
+    char *fix = strstr(why.text, "\nfix: ");
+    if (fix) *fix = '\0'; // it speaks of a file the user writes
+    OHT_FAIL(status,
+             "%.1200s\nfix: this is the configuration that the run began with; if the file is damaged, remove it: "
+             "the same command goes on and writes it again",
+             why.text);
+}
+
 static oht_status settle_config(oht_rundir *r, const oht_config *cfg) {
     char path[OHT_PATH + 32];
     OHT_TRY(join(path, sizeof(path), r, "config.yaml"));
@@ -63,7 +75,7 @@ static oht_status settle_config(oht_rundir *r, const oht_config *cfg) {
                      r->path);
         oht_config stored;
         oht_config_defaults(&stored);
-        OHT_TRY(oht_config_load(&stored, path));
+        OHT_TRY(load_stored(&stored, path));
         OHT_TRY(oht_config_same_run(&stored, cfg, r->path));
     } else if (cfg->run.resume == OHT_RESUME_MUST) {
         OHT_FAIL(OHT_CONFIG,
