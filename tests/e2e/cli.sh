@@ -116,6 +116,7 @@ expect 0 check -c "$OHT_SOURCE/jobs/vit-s16.yaml" model.patch_bias=true model.qk
 for job in "$OHT_SOURCE"/jobs/*.yaml; do
     length=data.tokens=128
     [[ $job == */vit-* ]] && length=model.patch=16 # its length follows from the image
+    [[ $job == */stanhop-* ]] && length=model.type=stanhop # its length is model.input
     expect 0 check -c "$job" "$length"
 done
 
