@@ -152,6 +152,8 @@ struct oht_backend {
     void (*merge_bwd)(oht_backend *be, oht_tensor dx, oht_tensor dy, bool add);
     // sums (host) = sum of (x - y)^2 over everything; dx (absent in evaluation) = 2 scale (x - y).
     void (*squared_error)(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, float scale, bool add, double *sum);
+    // sums[0..2] (host) += sum of |x - y|, of |(x - y) / y|, of ((x - y) / y)^2; inf or NaN where a y is 0.
+    void (*forecast_errors)(oht_backend *be, oht_tensor x, oht_tensor y, double sums[3]);
 
     // Gate (spec transformers 1.5): out = c pi ctx per head. x: (B,T,C) gate input, ctx, out: (B,T,C), w[]: the gate's
     // parameters in the spec's order (linear: w (H,D), b (H); mlp: w1 (H,m,D), b1 (H,m), w2 (H,m), b2 (H); all_features:

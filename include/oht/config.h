@@ -33,7 +33,8 @@ typedef enum oht_schedule {
     OHT_LR_POLYNOMIAL,
     OHT_LR_CONSTANT,
     OHT_LR_CONSTANT_WITH_WARMUP,
-    OHT_LR_COSINE_END // from train.lr to train.lr_end, over all steps
+    OHT_LR_COSINE_END, // from train.lr to train.lr_end, over all steps
+    OHT_LR_TYPE1, OHT_LR_TYPE2 // halved five times: every 2 epochs, every 5
 } oht_schedule;
 
 // Which parameters get no weight decay (spec transformers 3): biases and LayerNorm gains; biases only
@@ -105,23 +106,30 @@ typedef struct oht_data_config {
 
 typedef struct oht_train_config {
     int64_t steps, global_batch, micro_batch;
+    int64_t epochs;       // > 0: that many passes over the data instead of `steps` steps; batches end with the epoch
+    bool drop_last;       // the short last batch of an epoch
+    int64_t patience;     // evaluations without improvement before training stops, 0 = off
+    bool keep_best;       // the parameters of the best evaluation are the run's result
     int64_t seed;
     char precision[8];    // fp32
     double lr;
     oht_schedule schedule;
     int64_t warmup_steps, cycles;
     double lr_power, lr_end, final_lr_fraction, warmup_lr;
-    int64_t lr_every; // steps the learning rate of cosine_end stays at a value
+    int64_t lr_every; // steps of an epoch, for the schedules that count them: cosine_end, type1, type2
     double beta1, beta2, eps, weight_decay;
     oht_no_decay no_decay;
     double clip;          // global L2 norm; 0 = off
-    int64_t eval_every;   // steps; 0 = only at the end
+    int64_t eval_every;   // steps; 0 = only at the end, with epochs after each
     int64_t log_every;
     bool recompute;       // drop each block's saved tensors, run its forward again before its backward
     int64_t reduce_bytes; // piece of a gradient all-reduce
 } oht_train_config;
 
+typedef enum oht_eval_split { OHT_EVAL_AUTO, OHT_EVAL_VALIDATION, OHT_EVAL_TEST } oht_eval_split;
+
 typedef struct oht_eval_config {
+    oht_eval_split split;     // of the last evaluation and of ohtrain eval; auto: test where the data has it
     int64_t batch;            // sequences per global evaluation batch (metrics are formed per batch)
     int64_t micro_batch;      // sequences a rank processes at once
     int64_t max_batches;      // of the last evaluation and of ohtrain eval, 0 = all

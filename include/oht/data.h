@@ -21,7 +21,8 @@ typedef struct oht_text_info {
     char source_sha256[65];
 } oht_text_info;
 
-typedef enum oht_split { OHT_SPLIT_TRAIN = 0, OHT_SPLIT_VALIDATION = 1 } oht_split;
+typedef enum oht_split { OHT_SPLIT_TRAIN = 0, OHT_SPLIT_VALIDATION = 1, OHT_SPLIT_TEST = 2, OHT_SPLITS } oht_split;
+const char *oht_split_name(oht_split split); // "training", "validation", "test"
 
 typedef struct oht_text oht_text;
 // Opens and checks a text file. DATA errors name file, dataset, found, expected, remedy. Local.
@@ -44,7 +45,10 @@ int64_t oht_order_whole(uint64_t seed, int64_t rows, int64_t position);
 // What a data file offers, whatever its kind.
 typedef struct oht_data_info {
     oht_task task; // what it is made for
-    int64_t rows[2]; // samples for training, for validation; 0 = the file has no such split
+    // Samples of each split; 0 = the file has no such split. Time series: how many windows there are depends on the
+    // model, so a description of the file has 0 and oht_data_fit counts them.
+    int64_t rows[OHT_SPLITS];
+    int64_t series, steps[OHT_SPLITS]; // time series: columns, rows in time of each split
     int64_t tokens; // text: T
     int64_t vocab_size; // text
     bool padded; // text: some rows are shorter than T
@@ -55,6 +59,9 @@ typedef struct oht_data_info {
 // Opens a data file of any kind, by its attribute `format`, checks it, and closes it. DATA errors name file,
 // dataset, found, expected, remedy. Local.
 OHT_CHECKED oht_status oht_data_describe(oht_data_info *out, const char *path);
+// Counts the windows of time series for model.input and model.horizon; other kinds stay as they are. DATA error where the
+// series does not fit the model, or a split has no window. Local.
+OHT_CHECKED oht_status oht_data_fit(oht_data_info *info, const oht_config *cfg);
 // "text for causal language modelling", and the type of model that learns from it ("opt").
 const char *oht_task_data(oht_task task);
 const char *oht_task_model(oht_task task);
@@ -91,7 +98,7 @@ typedef struct oht_step_batch {
     const oht_batch *micro;
     int64_t n_labels; // of this rank
     int64_t rows; // of this rank
-    int64_t global_rows; // of all ranks (the last evaluation batch may be short)
+    int64_t global_rows; // of all ranks (the last batch of an evaluation or of an epoch may be short)
     const int64_t *row_id; // dataset row of each local sample, for provenance
 } oht_step_batch;
 
@@ -104,6 +111,9 @@ typedef struct oht_loader_config {
     int64_t global_batch, micro_batch;
     int64_t first,
         count; // steps [first, first + count); evaluation: batches in file order, 0 = up to the file's end
+    // Training: batches end where the epoch ends. 0: they run on into the next one; else the steps of an epoch
+    // (oht_epoch_steps), the last of which may be short.
+    int64_t epoch_steps;
     int rank, size;
     int threads; // that prepare samples side by side, where the kind of data can; 0 = 1
     double mlm_probability; // MLM
@@ -111,8 +121,11 @@ typedef struct oht_loader_config {
     const oht_config *config; // images: model.image_size, model.classes and the data section; borrowed
 } oht_loader_config;
 
-// Opens and checks the file and starts prefetching. Training order for OHT_SPLIT_TRAIN, file order for
-// validation. What comes out depends neither on threads nor on ranks. MLM masks (spec transformers 3.1) are a
+// Steps of an epoch of `rows` samples: the last one has what is left, or is dropped.
+int64_t oht_epoch_steps(int64_t rows, int64_t global_batch, bool drop_last);
+
+// Opens and checks the file and starts prefetching. Training order for OHT_SPLIT_TRAIN, file order for the
+// others. What comes out depends neither on threads nor on ranks. MLM masks (spec transformers 3.1) are a
 // pure function of (seed, step, sample of the global batch, token), in evaluation of (mask_seed, row, token).
 // DATA error if the file is of another kind or lacks the split. Local.
 OHT_CHECKED oht_status oht_loader_create(oht_loader **out, const char *path, const oht_loader_config *cfg);

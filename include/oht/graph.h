@@ -127,6 +127,7 @@ void oht_plan_describe(const oht_graph *g, void (*line)(void *ctx, const char *w
 typedef struct oht_observer oht_observer; // op.h
 typedef struct oht_quant_hook oht_quant_hook; // op.h
 
+enum { OHT_MEASURED = 3 };
 // Numbers of the current micro-batch; the trainer sets them before oht_run_forward.
 struct oht_run {
     oht_graph *graph;
@@ -140,7 +141,7 @@ struct oht_run {
     float loss_scale; // gradient of the loss sum, e.g. 1 / number of labels of the global batch
     bool add_params; // second and later micro-batches of an accumulation: parameter gradients add up
     double loss_sum; // set by the loss operation: sum of -log p over labels
-    double measured[2]; // what else it measures in evaluation, sums over samples (op.h)
+    double measured[OHT_MEASURED]; // what else it measures in evaluation, sums over samples (op.h)
     oht_observer *observer; // NULL = taps cost nothing
     oht_quant_hook *quant; // NULL = sites cost nothing
     float *param_exact; // flat, unquantized; starts as param

@@ -67,7 +67,13 @@ typedef struct oht_eval_result {
     oht_task task;
     double loss, perplexity; // text: perplexity as the spec's section 4, weighted by sequences
     double top1, top5; // images: percent of all samples
+    // Time series (spec stanhop 3.4): means over batches, each weighted by its samples, as published; for all but rmse that is
+    // the mean over all values, rmse_pooled is the root of that of the squares. mse_batches: every batch counts the same.
+    double mse, mae, rmse, mape, mspe, rmse_pooled, mse_batches;
     int64_t sequences, batches; // samples
+    oht_split split;
+    bool is_result; // of the whole run, not one on the way
+    int64_t params_step; // step whose parameters were evaluated
     oht_outlier_metrics outliers;
 } oht_eval_result;
 
@@ -75,9 +81,11 @@ typedef struct oht_metric {
     const char *name;
     double value;
 } oht_metric;
-enum { OHT_METRICS = 16 };
+enum { OHT_METRICS = 32 };
 // The metrics of a result that its task has, under the names that files and reports use. Returns their number.
 int oht_eval_metrics(const oht_eval_result *r, oht_metric out[OHT_METRICS]);
+// What evaluations are compared by, less is better: the loss; time series: the mean of the batches' losses, as published.
+double oht_eval_criterion(const oht_eval_result *r);
 
 // Opens or creates the report of a run; on resume everything after step `cut` is dropped. What is there but damaged or
 // of another model is kept as PATH.damaged-N, with a warning, and a new report begins.

@@ -37,6 +37,9 @@ struct oht_session {
     oht_data_info data;
     oht_task task;
     int64_t tokens; // T
+    int64_t epoch_steps; // steps of an epoch, 0 unless train.epochs
+    oht_train_config paced; // cfg->train with steps and lr_every as train.epochs makes them
+    oht_split eval_split; // that evaluations look at: validation until the caller changes it
     oht_backend *be;
     oht_model *model;
     const oht_params *params; // the model's
@@ -61,13 +64,17 @@ OHT_CHECKED oht_status oht_session_allocate(oht_session *s); // Collective.
 void oht_session_destroy(oht_session *s); // Local. NULL is fine.
 // Bytes that oht_session_allocate takes on one rank, by kind: weights, gradients, optimizer, arena. Local.
 typedef struct oht_session_memory {
-    size_t weights, gradients, optimizer, arena;
+    size_t weights, gradients, optimizer, arena; // weights: with train.keep_best twice
 } oht_session_memory;
 oht_session_memory oht_session_bytes(const oht_session *s);
 // FLOPs one optimizer step executes on all ranks together (recomputation included; masked positions at their
 // expected number). Needs the training part, not the allocation. Local.
 OHT_CHECKED oht_status oht_session_step_flops(const oht_session *s, double *out);
-// Newest good checkpoint of a run directory, read by rank 0 and handed to all. Collective.
+// The split that gives the run's result: eval.split. Local.
+oht_split oht_session_result_split(const oht_session *s);
+// Parameters and best parameters change places. Local.
+void oht_session_exchange_best(oht_session *s);
+// Newest good checkpoint of a run directory (oht_checkpoint_read), read by rank 0 and handed to all. Collective.
 OHT_CHECKED oht_status oht_session_restore(oht_session *s, const char *rundir, bool moments, bool *found);
 
 // Loader of this rank for a split, as configured. Local.

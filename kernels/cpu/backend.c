@@ -68,6 +68,7 @@ static const oht_backend table = {
     .merge_fwd = merge_fwd_cpu,
     .merge_bwd = merge_bwd_cpu,
     .squared_error = squared_error_cpu,
+    .forecast_errors = forecast_errors_cpu,
     .gate_scratch = gate_scratch_cpu,
     .gate_fwd = gate_fwd_cpu,
     .gate_bwd = gate_bwd_cpu,

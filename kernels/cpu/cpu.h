@@ -87,6 +87,7 @@ void merge_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor x);
 void merge_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dy, bool add);
 void squared_error_cpu(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, float scale, bool add,
                        double *sum);
+void forecast_errors_cpu(oht_backend *be, oht_tensor x, oht_tensor y, double sums[3]);
 
 size_t gate_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_gate *gate,
                         int64_t hidden);

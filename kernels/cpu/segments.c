@@ -101,3 +101,14 @@ void squared_error_cpu(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor 
     }
     *sum += total;
 }
+
+void forecast_errors_cpu(oht_backend *be, oht_tensor x, oht_tensor y, double sums[3]) {
+    (void)be;
+    const float *xp = oht_f32(x), *yp = oht_f32(y);
+    for (int64_t i = 0; i < oht_tensor_count(x); i++) {
+        double e = (double)xp[i] - (double)yp[i], relative = e / (double)yp[i];
+        sums[0] += fabs(e);
+        sums[1] += fabs(relative);
+        sums[2] += relative * relative;
+    }
+}

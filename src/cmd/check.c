@@ -73,8 +73,9 @@ static void print_data(const oht_session *s, bool found) {
     char train[32], validation[32], tokens[32];
     const oht_task task = s->task;
     if (found) {
-        double epochs = (double)cfg->train.steps * (double)cfg->train.global_batch /
-                        (double)s->data.rows[OHT_SPLIT_TRAIN];
+        double epochs = cfg->train.epochs > 0 ? (double)cfg->train.epochs
+                                              : (double)cfg->train.steps * (double)cfg->train.global_batch /
+                                                    (double)s->data.rows[OHT_SPLIT_TRAIN];
         printf("data: %s, %s training and %s validation %s of %" PRId64 " %s, ", cfg->data.path,
                grouped(s->data.rows[OHT_SPLIT_TRAIN], train),
                grouped(s->data.rows[OHT_SPLIT_VALIDATION], validation), samples(task), s->tokens,
@@ -84,7 +85,10 @@ static void print_data(const oht_session *s, bool found) {
         else
             printf("%s %" PRId64 " (%s)", task == OHT_TASK_IMAGES ? "classes" : "vocabulary",
                    task == OHT_TASK_IMAGES ? s->data.classes : s->data.vocab_size, s->data.origin);
-        printf("; the run passes %.3g times over it\n", epochs);
+        if (s->data.rows[OHT_SPLIT_TEST] > 0) printf(", %s test windows", grouped(s->data.rows[OHT_SPLIT_TEST], tokens));
+        printf("; the run passes %.3g times over it", epochs);
+        if (s->epoch_steps > 0) printf(": %" PRId64 " steps of %" PRId64 " an epoch", s->paced.steps, s->epoch_steps);
+        printf("\n");
     } else {
         printf("data: none at %s; checked for %s of %" PRId64 " %s\n", cfg->data.path, samples(task),
                s->tokens, parts(task));

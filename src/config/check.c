@@ -136,13 +136,42 @@ static oht_status check_schedule(const oht_train_config *t) {
         OHT_FAIL(OHT_CONFIG, "train.lr_power: only train.schedule = polynomial reads it");
     if (!ends && t->lr_end != 1e-7)
         OHT_FAIL(OHT_CONFIG, "train.lr_end: only train.schedule = polynomial and cosine_end read it");
-    if (t->schedule != OHT_LR_COSINE_END && (t->warmup_lr != 0 || t->lr_every != 1))
-        OHT_FAIL(OHT_CONFIG, "train.warmup_lr, train.lr_every: only train.schedule = cosine_end reads them");
+    bool halves = t->schedule == OHT_LR_TYPE1 || t->schedule == OHT_LR_TYPE2;
+    if (t->schedule != OHT_LR_COSINE_END && t->warmup_lr != 0)
+        OHT_FAIL(OHT_CONFIG, "train.warmup_lr: only train.schedule = cosine_end reads it");
+    if (t->schedule != OHT_LR_COSINE_END && !halves && t->lr_every != 1)
+        OHT_FAIL(OHT_CONFIG, "train.lr_every: only train.schedule = cosine_end, type1 and type2 read it");
+    if (halves && t->warmup_steps > 0)
+        OHT_FAIL(OHT_CONFIG, "train.schedule: type1 and type2 have no warm-up, found train.warmup_steps = %lld\nfix: train.warmup_steps=0",
+                 (long long)t->warmup_steps);
+    if (halves && t->epochs == 0 && t->lr_every == 1)
+        OHT_FAIL(OHT_CONFIG, "train.schedule: type1 and type2 count epochs\nfix: train.epochs=..., or train.lr_every=... with the "
+                             "steps of an epoch");
     if (ends && t->lr_end > t->lr)
         OHT_FAIL(OHT_CONFIG, "train.lr_end: found %g, expected at most train.lr = %g", t->lr_end, t->lr);
     if (t->schedule != OHT_LR_LINEAR && t->final_lr_fraction != 0)
         OHT_FAIL(OHT_CONFIG, "train.final_lr_fraction: found %g, which only train.schedule = linear reads",
                  t->final_lr_fraction);
+    return OHT_OK;
+}
+
+// Epochs, and what is done with the evaluations between them.
+static oht_status check_epochs(const oht_config *cfg) {
+    const oht_train_config *t = &cfg->train;
+    oht_config unset;
+    oht_config_defaults(&unset);
+    if (t->epochs > 0 && t->steps != unset.train.steps)
+        OHT_FAIL(OHT_CONFIG, "train.steps = %lld and train.epochs = %lld both say how long to train\nfix: leave one of them out",
+                 (long long)t->steps, (long long)t->epochs);
+    if (t->epochs > 0 && t->schedule != OHT_LR_COSINE_END && t->lr_every != 1)
+        OHT_FAIL(OHT_CONFIG, "train.lr_every: found %lld, but train.epochs knows the steps of an epoch\nfix: leave it out",
+                 (long long)t->lr_every);
+    if (t->drop_last && t->epochs == 0)
+        OHT_FAIL(OHT_CONFIG, "train.drop_last: without train.epochs no batch is short\nfix: leave it out");
+    bool chooses = t->patience > 0 || t->keep_best;
+    if (chooses && t->eval_every == 0 && t->epochs == 0)
+        OHT_FAIL(OHT_CONFIG, "train.patience and train.keep_best compare evaluations, but train.eval_every = 0\nfix: "
+                             "train.eval_every=..., or train.epochs");
     return OHT_OK;
 }
 
@@ -215,6 +244,7 @@ oht_status oht_config_check(const oht_config *cfg) {
     if (cfg->model.type == OHT_MODEL_VIT) OHT_TRY(check_images(cfg));
     OHT_TRY(check_gate(&cfg->model));
     OHT_TRY(check_schedule(&cfg->train));
+    OHT_TRY(check_epochs(cfg));
     OHT_TRY(check_tokens(cfg));
     OHT_TRY(check_quant(cfg));
     return OHT_OK;

@@ -14,7 +14,9 @@ static const char *const GATES[] = {"none", "unconditional_per_head", "condition
 static const char *const GATE_FORMS[] = {"linear", "mlp", "mlp2", "all_features", NULL};
 static const char *const SCHEDULES[] = {"linear",     "cosine",   "cosine_with_restarts",
                                         "polynomial", "constant", "constant_with_warmup",
-                                        "cosine_end", NULL};
+                                        "cosine_end", "type1",    "type2",
+                                        NULL};
+static const char *const EVAL_SPLITS[] = {"auto", "validation", "test", NULL};
 static const char *const NO_DECAYS[] = {"bias_norm", "bias", "vectors", NULL};
 static const char *const QUANT_SETUPS[] = {"fp32_head", "all", "fp32_head+int16_final_LN",
                                            "fp32_head+int16_all_LN", NULL};
@@ -141,6 +143,10 @@ static const oht_key KEYS[] = {
     {INT(train, steps, "100", 1, INT64_C(1000000000)), .unit = "steps", .may_change = true,
      .help = "optimizer steps of the whole run; a resumed run may ask for more, and its schedule then "
              "follows the new number"},
+    {INT(train, epochs, "0", 0, INT64_C(1000000)), .unit = "epochs", .may_change = true,
+     .help = "passes over the training data instead of train.steps; the last batch of each has what is left of it; "
+             "0 = train.steps counts and batches run on into the next epoch"},
+    {BOOL(train, drop_last, "false"), .help = "with train.epochs: leave out the short last batch of each epoch"},
     {INT(train, global_batch, "16", 1, 1 << 20), .unit = "sequences",
      .help = "sequences per optimizer step over all ranks"},
     {INT(train, micro_batch, "8", 1, 1 << 20), .unit = "sequences", .may_change = true,
@@ -149,7 +155,8 @@ static const oht_key KEYS[] = {
     {CHOICE(train, precision, "fp32", PRECISIONS), .note = "the CPU backend computes in fp32",
      .help = "arithmetic of training"},
     {FLOAT(train, lr, "0.001", 0, 100), .help = "peak learning rate"},
-    {ENUM(train, schedule, "linear", SCHEDULES), .help = "learning rate after the warm-up"},
+    {ENUM(train, schedule, "linear", SCHEDULES),
+     .help = "learning rate after the warm-up; type1 and type2 halve it every 2, every 5 epochs, five times"},
     {INT(train, warmup_steps, "10", 0, INT64_C(1000000000)), .unit = "steps",
      .help = "linear warm-up from 0, with cosine_end from train.warmup_lr"},
     {INT(train, cycles, "1", 1, 1000000), .help = "restarts of cosine_with_restarts"},
@@ -160,7 +167,7 @@ static const oht_key KEYS[] = {
      .help = "learning rate at the end as a share of train.lr (linear schedule)"},
     {FLOAT(train, warmup_lr, "0", 0, 100), .help = "first learning rate of the warm-up of cosine_end"},
     {INT(train, lr_every, "1", 1, INT64_C(1000000000)), .unit = "steps",
-     .help = "steps that cosine_end stays at a learning rate: 1, or those of an epoch"},
+     .help = "steps of an epoch for the schedules cosine_end (or 1), type1 and type2; train.epochs knows them itself"},
     {FLOAT(train, beta1, "0.9", 0, 1), .open_high = true, .help = "AdamW decay of the first moment"},
     {FLOAT(train, beta2, "0.95", 0, 1), .open_high = true, .help = "AdamW decay of the second moment"},
     {FLOAT(train, eps, "1e-08", 0, 1), .open_low = true, .help = "AdamW epsilon"},
@@ -170,7 +177,12 @@ static const oht_key KEYS[] = {
              "or every vector and the position table (vectors)"},
     {FLOAT(train, clip, "1", 0, 1e12), .help = "largest global L2 norm of the gradient; 0 = off"},
     {INT(train, eval_every, "50", 0, INT64_C(1000000000)), .unit = "steps", .may_change = true,
-     .help = "steps between evaluations; 0 = only at the end"},
+     .help = "steps between evaluations; 0 = only at the end, with train.epochs after each epoch"},
+    {INT(train, patience, "0", 0, 1000000), .unit = "evaluations", .may_change = true,
+     .help = "evaluations in a row that do not reach the least validation loss before training stops; 0 = off"},
+    {BOOL(train, keep_best, "false"),
+     .help = "the result of the run, and what ohtrain eval evaluates, are the parameters with the least validation "
+             "loss, not the last ones"},
     {INT(train, log_every, "10", 1, INT64_C(1000000000)), .unit = "steps", .may_change = true,
      .help = "steps between lines of metrics.jsonl and of the log"},
     {BOOL(train, recompute, "false"), .may_change = true,
@@ -179,6 +191,8 @@ static const oht_key KEYS[] = {
     {INT(train, reduce_bytes, "2097152", 4096, INT64_C(1) << 31), .unit = "bytes",
      .help = "size of the pieces in which gradients are summed over ranks"},
 
+    {ENUM(eval, split, "auto", EVAL_SPLITS), .may_change = true,
+     .help = "data of the evaluation after the last step and of ohtrain eval; auto: test where the data has it"},
     {INT(eval, batch, "16", 1, 1 << 20), .unit = "sequences", .may_change = true,
      .help = "sequences per evaluation batch over all ranks; metrics are formed per batch"},
     {INT(eval, micro_batch, "8", 1, 1 << 20), .unit = "sequences", .may_change = true,

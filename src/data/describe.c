@@ -4,6 +4,7 @@
 #include "data/images/images.h"
 #include "data/source.h"
 #include "data/text_file.h"
+#include "oht/series.h"
 
 static const struct {
     const char *format;
@@ -11,6 +12,7 @@ static const struct {
 } FORMATS[] = {
     {OHT_TEXT_FORMAT, text_describe},
     {OHT_IMAGES_FORMAT, image_describe},
+    {OHT_SERIES_FORMAT, series_describe},
 };
 
 static const struct {
@@ -21,6 +23,11 @@ static const struct {
     [OHT_TASK_IMAGES] = {"images", "vit"},
     [OHT_TASK_SERIES] = {"time series", "stanhop"},
 };
+
+const char *oht_split_name(oht_split split) {
+    static const char *const NAMES[] = {"training", "validation", "test"};
+    return NAMES[split];
+}
 
 const char *oht_task_data(oht_task task) {
     return TASKS[task].data;
@@ -46,7 +53,11 @@ oht_status oht_data_describe(oht_data_info *out, const char *path) {
     for (size_t i = 0; i < sizeof(FORMATS) / sizeof(FORMATS[0]); i++)
         if (strcmp(format, FORMATS[i].format) == 0) return FORMATS[i].describe(out, path);
     OHT_FAIL(OHT_DATA,
-             "%s: not a data file of ohtrain: attribute format is %s, expected " OHT_TEXT_FORMAT " or " OHT_IMAGES_FORMAT
-             "\nfix: prepare the file again with `ohtrain prepare`",
+             "%s: not a data file of ohtrain: attribute format is %s, expected " OHT_TEXT_FORMAT ", " OHT_IMAGES_FORMAT
+             " or " OHT_SERIES_FORMAT "\nfix: prepare the file again with `ohtrain prepare`",
              path, format);
+}
+
+oht_status oht_data_fit(oht_data_info *info, const oht_config *cfg) {
+    return info->task == OHT_TASK_SERIES ? series_fit(info, cfg) : OHT_OK;
 }

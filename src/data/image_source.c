@@ -40,10 +40,10 @@ typedef struct pairing {
 } pairing;
 
 static pairing pair_of(const image_source *s, const source_place *p) {
-    int64_t G = s->cfg.global_batch, half = G / 2, n = s->pub.rows[OHT_SPLIT_TRAIN], P = s->cfg.size;
+    int64_t half = p->global_rows / 2, n = s->pub.rows[OHT_SPLIT_TRAIN], P = s->cfg.size;
     pairing pair = {.sample = p->sample};
     if (p->sample < 2 * half) pair.sample += p->sample < half ? half : -half;
-    int64_t place = G * p->step + pair.sample;
+    int64_t place = p->first + pair.sample;
     pair.id = oht_order_whole(s->cfg.seed, n, place);
     pair.epoch = place / n;
     pair.local = pair.sample % P == s->cfg.rank ? pair.sample / P : -1;
@@ -140,13 +140,13 @@ static oht_status open_images(image_source *s, const char *path) {
     if (info->classes > s->classes)
         OHT_FAIL(OHT_DATA, "%s: has %lld classes, but model.classes = %lld\nfix: model.classes=%lld", path,
                  (long long)info->classes, (long long)s->classes, (long long)info->classes);
-    if (info->images[s->cfg.split] == 0)
+    if (s->cfg.split == OHT_SPLIT_TEST || info->images[s->cfg.split] == 0)
         OHT_FAIL(OHT_DATA, "%s: has no %s images\nfix: give `ohtrain prepare images` a folder of them", path,
-                 s->cfg.split == OHT_SPLIT_TRAIN ? "training" : "validation");
+                 oht_split_name(s->cfg.split));
     choose_recipe(s);
     data_source *pub = &s->pub;
     bool train = s->cfg.split == OHT_SPLIT_TRAIN;
-    memcpy(pub->rows, info->images, sizeof(pub->rows));
+    memcpy(pub->rows, info->images, sizeof(info->images));
     pub->bytes[OHT_FIELD_IMAGES] = 3 * (size_t)s->size * (size_t)s->size;
     if (train)
         pub->bytes[OHT_FIELD_TARGETS] = (size_t)s->classes * sizeof(float);

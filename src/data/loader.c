@@ -2,7 +2,8 @@
 // where the source can use them; all memory is taken at the start. What a rank gets is a pure function of the
 // configuration:
 //
-//   step s, sample j of the global batch -> place s * G + j of the training order (evaluation: row s * G + j)
+//   step s, sample j of the global batch -> place s * G + j of the training order (evaluation: row s * G + j);
+//   with batches that end with the epoch: place (s / E) * n + (s mod E) * G + j, for E steps and n samples an epoch
 //   rank r of P has the samples r, r + P, ...; its local sample i belongs to micro-batch i / micro
 //
 // Errors of the threads travel as oht_error and come out of oht_loader_next after the good steps before them.
@@ -53,13 +54,28 @@ static int64_t share(int64_t rows, int64_t of) { // ceil(rows / of)
     return (rows + of - 1) / of;
 }
 
+// Place of sample 0 of a step.
+static int64_t first_place(const oht_loader *l, int64_t step) {
+    int64_t E = l->cfg.epoch_steps, G = l->cfg.global_batch;
+    return E == 0 ? step * G : step / E * l->source->rows[OHT_SPLIT_TRAIN] + step % E * G;
+}
+
+// Samples of a step, all ranks together: fewer where the split or, if batches end with it, the epoch ends.
+static int64_t rows_of(const oht_loader *l, int64_t step) {
+    int64_t E = l->cfg.epoch_steps, G = l->cfg.global_batch;
+    if (l->cfg.split == OHT_SPLIT_TRAIN && E == 0) return G;
+    int64_t left = l->source->rows[l->cfg.split] - (E == 0 ? step : step % E) * G;
+    return left < G ? left : G;
+}
+
 static source_place place_of(const oht_loader *l, int64_t local, int worker) {
     const slot *s = l->filling;
     int64_t micro = l->cfg.micro_batch, sample = l->cfg.rank + local * l->cfg.size;
-    int64_t place = l->cfg.global_batch * s->step.index + sample, n = l->source->rows[OHT_SPLIT_TRAIN];
+    int64_t first = first_place(l, s->step.index), place = first + sample, n = l->source->rows[OHT_SPLIT_TRAIN];
     source_place p = {.step = s->step.index,
                       .sample = sample,
                       .global_rows = s->step.global_rows,
+                      .first = first,
                       .id = place,
                       .local = local,
                       .row = local % micro,
@@ -88,10 +104,8 @@ static oht_status finish_sample(void *ctx, int64_t local, int worker) {
 }
 
 static void begin_step(const oht_loader *l, slot *s, int64_t index) {
-    int64_t G = l->cfg.global_batch, P = l->cfg.size, r = l->cfg.rank, micro = l->cfg.micro_batch;
-    int64_t rows = G;
-    if (l->cfg.split == OHT_SPLIT_VALIDATION && l->source->rows[OHT_SPLIT_VALIDATION] - index * G < G)
-        rows = l->source->rows[OHT_SPLIT_VALIDATION] - index * G;
+    int64_t P = l->cfg.size, r = l->cfg.rank, micro = l->cfg.micro_batch;
+    int64_t rows = rows_of(l, index);
     int64_t mine = r < rows ? share(rows - r, P) : 0;
     s->step = (oht_step_batch){.index = index,
                                .n_micro = share(share(rows, P), micro),
@@ -162,9 +176,13 @@ static void *work(void *arg) {
 
 // ---- the trainer's side ----
 
+int64_t oht_epoch_steps(int64_t rows, int64_t global_batch, bool drop_last) {
+    return drop_last ? rows / global_batch : share(rows, global_batch);
+}
+
 static oht_status check_numbers(const oht_loader_config *cfg) {
     if (cfg->global_batch < 1 || cfg->micro_batch < 1 || cfg->size < 1 || cfg->rank < 0 ||
-        cfg->rank >= cfg->size || cfg->first < 0 || cfg->count < 0 || cfg->threads < 0)
+        cfg->rank >= cfg->size || cfg->first < 0 || cfg->count < 0 || cfg->threads < 0 || cfg->epoch_steps < 0)
         OHT_FAIL(
             OHT_INTERNAL,
             "loader: batch %lld, micro-batch %lld, rank %d of %d, steps from %lld, %lld of them, %d threads",
@@ -186,8 +204,11 @@ static oht_status check_batches(oht_loader *l) {
         OHT_FAIL(OHT_CONFIG, "%lld steps of %lld samples are beyond counting\nfix: fewer train.steps",
                  (long long)cfg->count, (long long)cfg->global_batch);
     l->end = end;
-    if (cfg->split == OHT_SPLIT_VALIDATION) {
-        int64_t batches = share(l->source->rows[OHT_SPLIT_VALIDATION], cfg->global_batch);
+    if (cfg->split == OHT_SPLIT_TRAIN && cfg->epoch_steps > share(l->source->rows[OHT_SPLIT_TRAIN], cfg->global_batch))
+        OHT_FAIL(OHT_INTERNAL, "loader: %lld steps an epoch of %lld samples", (long long)cfg->epoch_steps,
+                 (long long)l->source->rows[OHT_SPLIT_TRAIN]);
+    if (cfg->split != OHT_SPLIT_TRAIN) {
+        int64_t batches = share(l->source->rows[cfg->split], cfg->global_batch);
         if (cfg->count == 0 || end > batches) l->end = batches;
     }
     return OHT_OK;
@@ -196,7 +217,7 @@ static oht_status check_batches(oht_loader *l) {
 static oht_status take_memory(oht_loader *l) {
     const data_source *source = l->source;
     int64_t G = l->cfg.global_batch, rows = source->rows[l->cfg.split];
-    if (l->cfg.split == OHT_SPLIT_VALIDATION && rows < G) G = rows;
+    if ((l->cfg.split != OHT_SPLIT_TRAIN || l->cfg.epoch_steps > 0) && rows < G) G = rows;
     l->micros = share(share(G, l->cfg.size), l->cfg.micro_batch);
     l->local = share(G, l->cfg.size);
     for (int i = 0; i < source->depth; i++) {
@@ -234,7 +255,7 @@ static oht_status open_source(oht_loader *l, const char *path) {
     case OHT_TASK_IMAGES:
         return image_source_open(&l->source, path, &l->cfg);
     case OHT_TASK_SERIES:
-        break;
+        return series_source_open(&l->source, path, &l->cfg);
     }
     OHT_FAIL(OHT_INTERNAL, "loader: task %d", (int)l->cfg.task);
 }

@@ -103,9 +103,9 @@ static oht_status check(const text_source *s, const char *path) {
                  path, s->info.mlm ? "mlm" : "clm", s->info.tokenizer, mlm ? "mlm" : "clm",
                  s->info.mlm ? "bert" : "opt",
                  mlm ? "BERT's tokenizer (wordpiece)" : "OPT's tokenizer (bpe)");
-    if (s->info.rows[cfg->split] == 0)
-        OHT_FAIL(OHT_DATA, "%s: has no %s\nfix: give `ohtrain prepare text` %s text", path,
-                 oht_text_dataset(cfg->split), cfg->split == OHT_SPLIT_TRAIN ? "training" : "validation");
+    if (cfg->split == OHT_SPLIT_TEST || s->info.rows[cfg->split] == 0)
+        OHT_FAIL(OHT_DATA, "%s: has no /%s\nfix: give `ohtrain prepare text` %s text", path,
+                 cfg->split == OHT_SPLIT_TRAIN ? "train" : oht_split_name(cfg->split), oht_split_name(cfg->split));
     return OHT_OK;
 }
 
@@ -116,7 +116,7 @@ static oht_status open_text(text_source *s, const char *path) {
     s->masking = oht_masking_of(&s->info, s->cfg.mlm_probability);
     size_t T = (size_t)s->info.tokens;
     data_source *pub = &s->pub;
-    memcpy(pub->rows, s->info.rows, sizeof(pub->rows));
+    memcpy(pub->rows, s->info.rows, sizeof(s->info.rows));
     pub->bytes[OHT_FIELD_TOKENS] = pub->bytes[OHT_FIELD_LABELS] = T * sizeof(int32_t);
     if (s->info.padded) pub->bytes[OHT_FIELD_MASK] = T;
     if (is_mlm(s)) {

@@ -229,7 +229,8 @@ static void check_rows(const oht_run *run) {
 void oht_run_forward(oht_run *run) {
     const oht_graph *g = run->graph;
     check_rows(run);
-    run->loss_sum = run->measured[0] = run->measured[1] = 0.0;
+    run->loss_sum = 0.0;
+    memset(run->measured, 0, sizeof(run->measured));
     if (run->rows == 0) return;
     if (state_of(run)->poison) poison_arena(run);
     run_steps(run, 0, g->n_forward);

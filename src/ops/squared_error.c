@@ -1,11 +1,14 @@
 // Loss of forecasts: sum of (x - y)^2 over everything, dx = 2 loss_scale (x - y) = -dy. With loss_scale = 1 / number of values of
-// the global batch that is the mean squared error, however samples are dealt to ranks.
+// the global batch that is the mean squared error, however samples are dealt to ranks. Evaluation also measures the sums of the
+// other errors of spec stanhop 3.4: run->measured[0..2] as forecast_errors of backend.h.
 #include "oht/op.h"
 #include "ops/common.h"
 
 static void forward(oht_run *run, const oht_node *node) {
     run->be->squared_error(run->be, OHT_NO_TENSOR, oht_get(run, node->in[0]), oht_get(run, node->in[1]), 0.0f, false,
                            &run->loss_sum);
+    if (oht_graph_mode(run->graph) == OHT_EVAL)
+        run->be->forecast_errors(run->be, oht_get(run, node->in[0]), oht_get(run, node->in[1]), run->measured);
 }
 
 static void backward(oht_run *run, const oht_node *node) {

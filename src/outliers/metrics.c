@@ -10,6 +10,13 @@ int oht_eval_metrics(const oht_eval_result *r, oht_metric out[OHT_METRICS]) {
         out[n++] = (oht_metric){"perplexity", r->perplexity};
         break;
     case OHT_TASK_SERIES:
+        out[n++] = (oht_metric){"mse", r->mse};
+        out[n++] = (oht_metric){"mae", r->mae};
+        out[n++] = (oht_metric){"rmse", r->rmse};
+        out[n++] = (oht_metric){"mape", r->mape};
+        out[n++] = (oht_metric){"mspe", r->mspe};
+        out[n++] = (oht_metric){"rmse_pooled", r->rmse_pooled};
+        out[n++] = (oht_metric){"mse_batches", r->mse_batches};
         break;
     case OHT_TASK_IMAGES:
         out[n++] = (oht_metric){"top1", r->top1};
@@ -22,4 +29,8 @@ int oht_eval_metrics(const oht_eval_result *r, oht_metric out[OHT_METRICS]) {
     out[n++] = (oht_metric){"avg_kurtosis", r->outliers.avg_kurtosis};
     out[n++] = (oht_metric){"max_kurtosis", r->outliers.max_kurtosis};
     return n;
+}
+
+double oht_eval_criterion(const oht_eval_result *r) {
+    return r->task == OHT_TASK_SERIES ? r->mse_batches : r->loss;
 }

@@ -8,7 +8,8 @@
 //   /train         step (S); loss, lr, grad_norm (S)
 //   /quantizability step (S), where quant.every asks; loss, fp_loss, avg_kurtosis, max_inf_norm (S)
 //   /quant/N       one quantized evaluation, written by src/quant/file.c
-//   /eval/N        one evaluation: metrics as attributes, tap (K) and (K) statistics, layer, head, null_mass, gate_mean
+//   /eval/N        one evaluation: metrics, step, sequences, split, result (1: of the whole run), params_step (whose parameters)
+//                  as attributes, tap (E) and (E) statistics (evaluation may watch more taps), layer, head, null_mass, gate_mean
 //
 // Floats are float32: infinity norms are exact in it, and a long report stays small.
 #include <errno.h>
@@ -33,7 +34,8 @@ struct oht_report {
     int64_t evaluations, evaluated; // their number, step of the last
     double publish_s, published_s; // interval; time of the last one
     bool dirty;
-    float *f32; // one row of any dataset
+    size_t row; // capacity of these: one row of any dataset
+    float *f32;
     int64_t *i64;
     int32_t *i32;
 };
@@ -87,9 +89,9 @@ static const struct {
 };
 enum { PER_TAP = sizeof(per_tap) / sizeof(per_tap[0]) };
 
-// Puts column `c` of all taps into the row buffer of its type.
-static const void *column(oht_report *r, int c, const oht_tap_stats *t) {
-    for (int k = 0; k < r->taps; k++) {
+// Puts column `c` of n taps into the row buffer of its type.
+static const void *column(oht_report *r, int c, const oht_tap_stats *t, int n) {
+    for (int k = 0; k < n; k++) {
         if (per_tap[c].type == OHT_H5_F32) r->f32[k] = (float)per_tap[c].real(&t[k]);
         if (per_tap[c].type == OHT_H5_I64) r->i64[k] = per_tap[c].whole(&t[k]);
         if (per_tap[c].type == OHT_H5_I32) r->i32[k] = (int32_t)per_tap[c].whole(&t[k]);
@@ -122,13 +124,13 @@ static oht_status make_step(oht_report *r, const char *group) {
                 "completed optimizer steps");
 }
 
-static oht_status make_taps(oht_report *r, const char *group, const oht_tap_info *info) {
+static oht_status make_taps(oht_report *r, const char *group, const oht_tap_info *info, int n) {
     char path[NAME];
     const char **name;
     snprintf(path, sizeof(path), "%s/tap", group);
-    OHT_TRY(OHT_ALLOC(&name, (size_t)r->taps, "names of taps"));
-    for (int k = 0; k < r->taps; k++) name[k] = info[k].name;
-    oht_status status = oht_h5_write_strings(r->file, path, name, r->taps);
+    OHT_TRY(OHT_ALLOC(&name, (size_t)n, "names of taps"));
+    for (int k = 0; k < n; k++) name[k] = info[k].name;
+    oht_status status = oht_h5_write_strings(r->file, path, name, n);
     oht_free(name);
     OHT_TRY(status);
     return oht_h5_attach_scale(r->file, path, 0, path, "tap");
@@ -161,7 +163,7 @@ static oht_status make_heads(oht_report *r, const char *group, bool grows) {
 static oht_status make_groups(oht_report *r, const oht_tap_info *info) {
     static const char *const axes[] = {"step", "tap"};
     OHT_TRY(make_step(r, "/activations"));
-    OHT_TRY(make_taps(r, "/activations", info));
+    OHT_TRY(make_taps(r, "/activations", info, r->taps));
     for (int c = 0; c < PER_TAP; c++)
         OHT_TRY(make(r, "/activations", per_tap[c].name, per_tap[c].type, 2, (const int64_t[]){0, r->taps},
                      axes, true, per_tap[c].meaning));
@@ -301,12 +303,24 @@ static oht_status set_aside(oht_report *r, const char *path, int64_t cut) {
     return OHT_OK;
 }
 
-static oht_status open_file(oht_report *r, const char *path, const oht_config *cfg, const oht_tap_info *info,
-                            int64_t cut) {
-    size_t row = (size_t)(r->taps > r->layers * r->heads ? r->taps : r->layers * r->heads) + 1;
+static oht_status reserve_row(oht_report *r, int n) {
+    size_t row = (size_t)(n > r->layers * r->heads ? n : r->layers * r->heads) + 1;
+    if (row <= r->row) return OHT_OK;
+    oht_free(r->f32);
+    oht_free(r->i64);
+    oht_free(r->i32);
+    r->f32 = NULL, r->i64 = NULL, r->i32 = NULL;
+    r->row = 0;
     OHT_TRY(OHT_ALLOC(&r->f32, row, "row of the report"));
     OHT_TRY(OHT_ALLOC(&r->i64, row, "row of the report"));
     OHT_TRY(OHT_ALLOC(&r->i32, row, "row of the report"));
+    r->row = row;
+    return OHT_OK;
+}
+
+static oht_status open_file(oht_report *r, const char *path, const oht_config *cfg, const oht_tap_info *info,
+                            int64_t cut) {
+    OHT_TRY(reserve_row(r, r->taps));
     if (cut > 0 && access(path, F_OK) == 0) {
         oht_status status = load(r, path, info, cut);
         if (status == OHT_DATA) status = set_aside(r, path, cut);
@@ -380,7 +394,7 @@ oht_status oht_report_append(oht_report *r, int64_t step, const oht_stats *s) {
     for (int c = 0; c < PER_TAP; c++) {
         char path[NAME];
         snprintf(path, sizeof(path), "/activations/%s", per_tap[c].name);
-        OHT_TRY(oht_h5_write(r->file, path, r->activations, 1, per_tap[c].type, column(r, c, stats)));
+        OHT_TRY(oht_h5_write(r->file, path, r->activations, 1, per_tap[c].type, column(r, c, stats, r->taps)));
     }
     OHT_TRY(oht_h5_write(r->file, "/activations/step", r->activations, 1, OHT_H5_I64, &step));
     r->activations++;
@@ -435,6 +449,9 @@ static oht_status write_metrics(oht_report *r, const char *group, int64_t step, 
     int n = oht_eval_metrics(e, metric);
     OHT_TRY(oht_h5_set_int(r->file, group, "step", step));
     OHT_TRY(oht_h5_set_int(r->file, group, "sequences", e->sequences));
+    OHT_TRY(oht_h5_set_text(r->file, group, "split", oht_split_name(e->split)));
+    OHT_TRY(oht_h5_set_int(r->file, group, "result", e->is_result));
+    OHT_TRY(oht_h5_set_int(r->file, group, "params_step", e->params_step));
     for (int i = 0; i < n; i++) OHT_TRY(oht_h5_set_float(r->file, group, metric[i].name, metric[i].value));
     return OHT_OK;
 }
@@ -444,16 +461,16 @@ oht_status oht_report_eval(oht_report *r, int64_t step, const oht_eval_result *r
     const oht_tap_info *info;
     const oht_tap_stats *stats;
     static const char *const axis[] = {"tap"};
-    if (oht_stats_taps(s, &info, &stats) != r->taps)
-        OHT_FAIL(OHT_INTERNAL, "%s: the evaluation's taps are not those of training", oht_h5_path(r->file));
+    int taps = oht_stats_taps(s, &info, &stats);
+    OHT_TRY(reserve_row(r, taps));
     snprintf(group, sizeof(group), "/eval/%lld", (long long)r->evaluations);
     OHT_TRY(write_metrics(r, group, step, result));
-    OHT_TRY(make_taps(r, group, info));
+    OHT_TRY(make_taps(r, group, info, taps));
     for (int c = 0; c < PER_TAP; c++) {
-        OHT_TRY(make(r, group, per_tap[c].name, per_tap[c].type, 1, (const int64_t[]){r->taps}, axis, false,
+        OHT_TRY(make(r, group, per_tap[c].name, per_tap[c].type, 1, (const int64_t[]){taps}, axis, false,
                      per_tap[c].meaning));
         snprintf(path, sizeof(path), "%s/%s", group, per_tap[c].name);
-        OHT_TRY(oht_h5_write(r->file, path, 0, r->taps, per_tap[c].type, column(r, c, stats)));
+        OHT_TRY(oht_h5_write(r->file, path, 0, taps, per_tap[c].type, column(r, c, stats, taps)));
     }
     if (r->null_mass || r->gate) {
         OHT_TRY(make_heads(r, group, false));

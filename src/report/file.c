@@ -66,6 +66,9 @@ static oht_status read_metrics(oht_h5 *file, const char *group, oht_report_run *
                 {"max_layer_inf_norm", &r->max_layer_inf_norm}};
     OHT_TRY(oht_h5_get_int(file, group, "step", &r->step));
     OHT_TRY(oht_h5_get_int(file, group, "sequences", &r->sequences));
+    int64_t result = 0; // older files do not say
+    if (oht_h5_has(file, group, "result")) OHT_TRY(oht_h5_get_int(file, group, "result", &result));
+    r->is_result = result == 1;
     for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
         OHT_TRY(oht_h5_get_float(file, group, list[i].name, list[i].out));
     if (r->step < 0 || r->sequences < 1)

@@ -180,10 +180,15 @@ oht_status oht_report_read(oht_report_table *t, char *const *path, int n, bool d
             continue;
         }
         t->n_runs++;
-        r->unfinished = r->step < r->cfg.train.steps;
+        // How many steps epochs and early stopping make, the configuration does not say.
+        bool counts_steps = r->cfg.train.epochs == 0 && r->cfg.train.patience == 0;
+        r->unfinished = counts_steps ? r->step < r->cfg.train.steps : !r->is_result;
         if (!r->unfinished) continue;
         t->n_unfinished++;
-        oht_warn("%s: unfinished: evaluated at step %" PRId64 " of %" PRId64, path[i], r->step, r->cfg.train.steps);
+        if (counts_steps)
+            oht_warn("%s: unfinished: evaluated at step %" PRId64 " of %" PRId64, path[i], r->step, r->cfg.train.steps);
+        else
+            oht_warn("%s: unfinished: evaluated at step %" PRId64, path[i], r->step);
     }
     return OHT_OK;
 }

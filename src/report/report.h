@@ -67,7 +67,7 @@ typedef struct oht_report_run {
     const oht_report_model *model;
     char method[48]; // Table 1's name
     int64_t params, step, sequences;
-    bool unfinished;
+    bool unfinished, is_result; // is_result: the last evaluation is the run's last
     double metric[OHT_REPORT_METRICS]; // NAN = not evaluated
     double loss, max_inf_norm, max_ffn_inf_norm, max_layer_inf_norm, max_kurtosis;
     int n_taps, largest; // largest: index of the tap with the largest activation

@@ -4,6 +4,8 @@
 //   attributes          format, format_version, created_by, step, config (YAML); the position in the data, the
 //                       schedule and all random numbers follow from step and configuration
 //   /param/NAME         float32, the parameter's shape, attribute hf_name; /adam_m/NAME, /adam_v/NAME alike
+//   /best/NAME          with train.keep_best: the parameters of the best evaluation
+//   attributes          best_loss, best_step, worse_evaluations, seen_step (oht_choice), once an evaluation was compared
 //
 // Chunks of about 1 MiB with fletcher32 in the latest format: damage is found when reading (every
 // flipped bit was, in trials), and the checkpoint before is used. The model never lies in host memory twice:
@@ -161,9 +163,18 @@ static oht_status write_head(oht_h5 *file, const char *config, int64_t step) {
     return oht_h5_set_text(file, "/", "config", config);
 }
 
+static oht_status write_choice(oht_h5 *file, const oht_choice *c) {
+    if (c->best_step == 0) return OHT_OK;
+    OHT_TRY(oht_h5_set_float(file, "/", "best_loss", c->best_loss));
+    OHT_TRY(oht_h5_set_int(file, "/", "best_step", c->best_step));
+    OHT_TRY(oht_h5_set_int(file, "/", "worse_evaluations", c->worse));
+    return oht_h5_set_int(file, "/", "seen_step", c->seen_step);
+}
+
 static oht_status write_all(oht_h5 *file, const char *config, const oht_params *params, oht_backend *be,
                             const oht_state *state, const buffer *b) {
     OHT_TRY(write_head(file, config, state->step));
+    OHT_TRY(write_choice(file, &state->choice));
     for (int i = 0; i < params->n; i++) {
         const oht_param *p = &params->item[i];
         char name[128];
@@ -175,6 +186,8 @@ static oht_status write_all(oht_h5 *file, const char *config, const oht_params *
         OHT_TRY(write_one(file, "adam_m", &params->item[i], be, state->m, b));
         OHT_TRY(write_one(file, "adam_v", &params->item[i], be, state->v, b));
     }
+    for (int i = 0; i < params->n && state->best && state->choice.best_step > 0; i++)
+        OHT_TRY(write_one(file, "best", &params->item[i], be, state->best, b));
     return OHT_OK;
 }
 
@@ -300,17 +313,42 @@ static oht_status read_head(reader *r, int64_t step) {
     return OHT_OK;
 }
 
+static oht_status read_choice(reader *r, oht_choice *c, int64_t step) {
+    *c = (oht_choice){0};
+    if (!oht_h5_has(r->file, "/", "best_step")) return OHT_OK;
+    OHT_TRY(oht_h5_get_float(r->file, "/", "best_loss", &c->best_loss));
+    OHT_TRY(oht_h5_get_int(r->file, "/", "best_step", &c->best_step));
+    OHT_TRY(oht_h5_get_int(r->file, "/", "worse_evaluations", &c->worse));
+    OHT_TRY(oht_h5_get_int(r->file, "/", "seen_step", &c->seen_step));
+    if (!isfinite(c->best_loss) || c->best_step < 1 || c->best_step > c->seen_step || c->seen_step > step || c->worse < 0)
+        OHT_FAIL(OHT_DATA, "%s: at step %lld it says best_loss %g, best_step %lld, seen_step %lld, worse_evaluations %lld",
+                 oht_h5_path(r->file), (long long)step, c->best_loss, (long long)c->best_step, (long long)c->seen_step,
+                 (long long)c->worse);
+    return OHT_OK;
+}
+
 static oht_status read_all(reader *r, oht_state *state, int64_t step, bool moments, const buffer *b) {
+    OHT_TRY(read_head(r, step));
+    oht_choice choice;
+    OHT_TRY(read_choice(r, &choice, step));
+    bool best = oht_h5_exists(r->file, "/best"), evaluates_best = best && !moments;
+    if ((best || (moments && state->best)) && best != (choice.best_step > 0))
+        OHT_FAIL(OHT_DATA, "%s: it has %s best parameters, but best_step is %lld", oht_h5_path(r->file), best ? "the" : "no",
+                 (long long)choice.best_step);
     const struct {
         const char *group;
         float *flat;
-    } part[3] = {{"/param", state->param}, {"/adam_m", state->m}, {"/adam_v", state->v}};
-    OHT_TRY(read_head(r, step));
-    for (int k = 0; k < (moments ? 3 : 1); k++) OHT_TRY(check_group(r, part[k].group));
-    for (int k = 0; k < (moments ? 3 : 1); k++)
+    } part[4] = {{evaluates_best ? "/best" : "/param", state->param},
+                 {"/adam_m", state->m},
+                 {"/adam_v", state->v},
+                 {"/best", state->best}};
+    int parts = !moments ? 1 : best && state->best ? 4 : 3;
+    for (int k = 0; k < parts; k++) OHT_TRY(check_group(r, part[k].group));
+    for (int k = 0; k < parts; k++)
         for (int i = 0; i < r->params->n; i++)
             OHT_TRY(read_one(r, part[k].group, &r->params->item[i], part[k].flat, b));
-    state->step = step;
+    state->step = evaluates_best ? choice.best_step : step;
+    state->choice = choice;
     return OHT_OK;
 }
 

@@ -1,9 +1,10 @@
-// Evaluation over the validation split (spec transformers 4). The global batches of eval.batch sequences come
+// Evaluation over a split, validation unless told otherwise (spec transformers 4, stanhop 3.4). The global batches of eval.batch sequences come
 // in file order, whatever the number of ranks; per batch the ranks' loss sums and label counts are added, and
 // the batches are combined in order:
 //
 //   loss       = sum_b loss_b / sum_b labels_b                     exact mean over labels
 //   perplexity = exp(sum_b n_b l_b / sum_b n_b)                    l_b mean of batch b, n_b its sequences
+//   time series: sum_b n_b m_b / sum_b n_b for each error m, and some sums over everything
 //
 // Kurtosis and infinity norm look at the first eval.kurtosis_batches and eval.inf_norm_batches batches only.
 #include <math.h>
@@ -16,19 +17,20 @@
 typedef struct sums {
     double loss, labels; // over everything
     double weighted, sequences; // sum n_b l_b, sum n_b over batches that have labels
-    double measured[2]; // oht_run.measured
-    int64_t rows, batches;
+    double measured[OHT_MEASURED]; // oht_run.measured
+    double batch_loss, batch_rmse; // sum l_b, sum n_b sqrt(l_b) over batches that have labels
+    int64_t rows, batches, counted; // counted: batches that have labels
 } sums;
 
 static oht_status start_loader(oht_session *s, const oht_run *run, int64_t batches, oht_loader **out) {
-    oht_loader_config lc = oht_session_loader(s, OHT_SPLIT_VALIDATION, s->cfg->eval.batch,
+    oht_loader_config lc = oht_session_loader(s, s->eval_split, s->cfg->eval.batch,
                                               oht_graph_rows(run->graph), 0, batches);
     return oht_loader_create(out, s->cfg->data.path, &lc);
 }
 
 // Forward of this rank's part of one batch; returns its loss sum.
 static double forward(oht_session *s, oht_run *run, oht_stats *stats, const oht_step_batch *batch,
-                      double measured[2]) {
+                      double measured[OHT_MEASURED]) {
     const oht_eval_config *ec = &s->cfg->eval;
     bool inf_norm = ec->inf_norm_batches == 0 || batch->index < ec->inf_norm_batches;
     bool kurtosis = batch->index < ec->kurtosis_batches, observe = stats && (inf_norm || kurtosis);
@@ -46,7 +48,7 @@ static double forward(oht_session *s, oht_run *run, oht_stats *stats, const oht_
         oht_session_feed(run, b);
         oht_run_forward(run);
         if (b->n_labels > 0) loss += run->loss_sum;
-        for (int k = 0; k < 2; k++) measured[k] += run->measured[k];
+        for (int k = 0; k < OHT_MEASURED; k++) measured[k] += run->measured[k];
     }
     run->observer = NULL;
     return loss;
@@ -59,26 +61,41 @@ static oht_status one_batch(oht_session *s, oht_run *run, oht_stats *stats, oht_
     if (status == OHT_OK && !batch)
         status = oht_error_set(OHT_INTERNAL, __FILE__, __LINE__, "no data for evaluation batch %lld",
                                (long long)index);
-    double part[6] = {0, 0, oht_signals_stop_asked()}; // loss sum, labels, stop, failed, measured
+    double part[4 + OHT_MEASURED] = {0, 0, oht_signals_stop_asked()}; // loss sum, labels, stop, failed, measured
     if (status == OHT_OK && batch) {
         part[0] = forward(s, run, stats, batch, part + 4);
         part[1] = (double)batch->n_labels;
         status = s->be->sync(s->be);
     }
     part[3] = status != OHT_OK;
-    OHT_TRY(oht_sum_f64(s->comm, part, 6));
+    OHT_TRY(oht_sum_f64(s->comm, part, 4 + OHT_MEASURED));
     if (part[3] > 0) OHT_TRY(oht_agree(s->comm, status));
     if (part[2] > 0) OHT_FAIL(OHT_STOPPED, "asked to stop during an evaluation");
     all->loss += part[0];
     all->labels += part[1];
-    for (int k = 0; k < 2; k++) all->measured[k] += part[4 + k];
+    for (int k = 0; k < OHT_MEASURED; k++) all->measured[k] += part[4 + k];
     all->rows += batch->global_rows;
     all->batches++;
     if (part[1] > 0) {
         all->weighted += (double)batch->global_rows * (part[0] / part[1]);
         all->sequences += (double)batch->global_rows;
+        all->batch_loss += part[0] / part[1];
+        all->batch_rmse += (double)batch->global_rows * sqrt(part[0] / part[1]);
+        all->counted++;
     }
     return OHT_OK;
+}
+
+// All values of a batch have the same weight and all its samples as many, so sum_b n_b m_b / sum_b n_b of a mean m_b is the mean
+// over everything; of the root mean square it is not.
+static void forecast_result(const sums *all, oht_eval_result *out) {
+    out->mse = all->weighted / all->sequences;
+    out->mae = all->measured[0] / all->labels;
+    out->mape = all->measured[1] / all->labels;
+    out->mspe = all->measured[2] / all->labels;
+    out->rmse = all->batch_rmse / all->sequences;
+    out->rmse_pooled = sqrt(out->loss);
+    out->mse_batches = all->batch_loss / (double)all->counted;
 }
 
 static oht_status all_batches(oht_session *s, oht_run *run, oht_stats *stats, oht_loader *loader,
@@ -99,6 +116,7 @@ static oht_status all_batches(oht_session *s, oht_run *run, oht_stats *stats, oh
         out->top1 = 100.0 * all.measured[0] / (double)all.rows;
         out->top5 = 100.0 * all.measured[1] / (double)all.rows;
     }
+    if (s->task == OHT_TASK_SERIES) forecast_result(&all, out);
     out->sequences = all.rows;
     out->batches = all.batches;
     if (stats) oht_stats_metrics(stats, &out->outliers);
@@ -119,11 +137,14 @@ oht_status oht_evaluate_run(oht_session *s, oht_run *run, oht_stats *stats, int6
                             oht_eval_result *out) {
     memset(out, 0, sizeof(*out));
     out->task = s->task;
-    int64_t rows = s->data.rows[OHT_SPLIT_VALIDATION], size = s->cfg->eval.batch;
+    out->split = s->eval_split;
+    out->params_step = s->state.step;
+    int64_t rows = s->data.rows[s->eval_split], size = s->cfg->eval.batch;
     int64_t batches = (rows + size - 1) / size;
     if (max_batches > 0 && max_batches < batches) batches = max_batches;
     if (batches == 0)
-        OHT_FAIL(OHT_DATA, "%s: has no validation samples, so nothing can be evaluated", s->cfg->data.path);
+        OHT_FAIL(OHT_DATA, "%s: has no %s samples, so nothing can be evaluated", s->cfg->data.path,
+                 oht_split_name(s->eval_split));
     oht_loader *loader = NULL;
     oht_status status = oht_agree(s->comm, start_loader(s, run, batches, &loader));
     if (status == OHT_OK) status = all_batches(s, run, stats, loader, batches, out);

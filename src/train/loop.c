@@ -28,9 +28,9 @@ typedef struct trainer {
     oht_error error; // the text that belongs to pending
     oht_status pending; // this rank's failure since the last agreement
     int64_t saved; // step of the newest checkpoint, -1 = none
-    bool owes_evaluation; // resumed at a step whose evaluation was cut off
+    bool owes_evaluation, owes_result; // what the run still has to evaluate at this step
     // since the last log line
-    int64_t steps;
+    int64_t steps, samples;
     double since_s, waited_s;
     // since the start
     double begin_s;
@@ -51,9 +51,19 @@ static oht_status pending(const trainer *t) {
 
 // ---- evaluation and checkpoint ----
 static bool evaluation_due(const trainer *t, int64_t step) {
-    if (t->s->data.rows[OHT_SPLIT_VALIDATION] == 0 || step == 0) return false;
-    return step == t->cfg->train.steps ||
-           (t->cfg->train.eval_every > 0 && step % t->cfg->train.eval_every == 0);
+    const oht_session *s = t->s;
+    int64_t every = t->cfg->train.eval_every > 0 ? t->cfg->train.eval_every : s->epoch_steps;
+    if (s->data.rows[OHT_SPLIT_VALIDATION] == 0 || step == 0) return false;
+    return step == s->paced.steps || (every > 0 && step % every == 0);
+}
+
+static bool finished(const trainer *t) {
+    return t->s->state.step >= t->s->paced.steps || oht_choice_stops(&t->s->state.choice, t->cfg->train.patience);
+}
+
+// Is the run's result an evaluation of its own, or the one after the last step?
+static bool result_differs(const trainer *t) {
+    return t->cfg->train.keep_best || t->cfg->train.patience > 0 || oht_session_result_split(t->s) != OHT_SPLIT_VALIDATION;
 }
 
 // JSON has no inf and no nan.
@@ -62,21 +72,29 @@ static const char *number(char out[32], double x) {
     return out;
 }
 
+static const char *samples_of(oht_task task) {
+    return task == OHT_TASK_IMAGES ? "images" : task == OHT_TASK_SERIES ? "windows" : "sequences";
+}
+
 // One line for people: what the task is judged by.
 static void announce_evaluation(const oht_eval_result *r, long long step, double seconds) {
     char quality[64];
     if (r->task == OHT_TASK_IMAGES)
         snprintf(quality, sizeof(quality), "top-1 %.2f %%, top-5 %.2f %%", r->top1, r->top5);
+    else if (r->task == OHT_TASK_SERIES)
+        snprintf(quality, sizeof(quality), "MAE %.4f", r->mae);
     else
         snprintf(quality, sizeof(quality), "perplexity %.3f", r->perplexity);
-    oht_log(
-        "evaluation at step %lld: loss %.4f, %s, max inf norm %.3g, average kurtosis %.3g (%lld %s, %.1f s)",
-        step, r->loss, quality, r->outliers.max_inf_norm, r->outliers.avg_kurtosis, (long long)r->sequences,
-        r->task == OHT_TASK_IMAGES ? "images" : "sequences", seconds);
+    char which[64] = "";
+    if (r->params_step != step) snprintf(which, sizeof(which), " with the parameters of step %lld", (long long)r->params_step);
+    oht_log("evaluation at step %lld%s%s%s: loss %.4f, %s, max inf norm %.3g, average kurtosis %.3g (%lld %s, %.1f s)",
+            step, which, r->split == OHT_SPLIT_VALIDATION ? "" : ", split ",
+            r->split == OHT_SPLIT_VALIDATION ? "" : oht_split_name(r->split), r->loss, quality, r->outliers.max_inf_norm,
+            r->outliers.avg_kurtosis, (long long)r->sequences, samples_of(r->task), seconds);
 }
 
 static oht_status record_evaluation(trainer *t, const oht_eval_result *r, double seconds) {
-    char x[32], line[1024];
+    char x[32], line[2000];
     oht_metric metric[OHT_METRICS];
     long long step = (long long)t->s->state.step;
     int n = snprintf(line, sizeof(line), "{\"step\": %lld, \"eval\": {", step),
@@ -85,8 +103,10 @@ static oht_status record_evaluation(trainer *t, const oht_eval_result *r, double
         n += snprintf(line + n, sizeof(line) - (size_t)n, "\"%s\": %s, ", metric[i].name,
                       number(x, metric[i].value));
     snprintf(line + n, sizeof(line) - (size_t)n,
-             "\"sequences\": %lld, \"batches\": %lld, \"seconds\": %.3f}}", (long long)r->sequences,
-             (long long)r->batches, seconds);
+             "\"sequences\": %lld, \"batches\": %lld, \"split\": \"%s\", \"result\": %s, \"params_step\": %lld, "
+             "\"seconds\": %.3f}}",
+             (long long)r->sequences, (long long)r->batches, oht_split_name(r->split), r->is_result ? "true" : "false",
+             (long long)r->params_step, seconds);
     OHT_TRY(oht_rundir_append(&t->dir, line));
     OHT_TRY(oht_report_eval(t->report, step, r, t->s->eval_stats));
     OHT_TRY(oht_report_publish(t->report, true));
@@ -94,18 +114,61 @@ static oht_status record_evaluation(trainer *t, const oht_eval_result *r, double
     return OHT_OK;
 }
 
+static oht_status record(trainer *t, const oht_eval_result *r, double start) {
+    double seconds = oht_clock_s() - start;
+    oht_status status = pending(t);
+    if (t->root && status == OHT_OK) status = record_evaluation(t, r, seconds);
+    t->since_s += oht_clock_s() - start;
+    return oht_agree(t->comm, status);
+}
+
+// Best so far, or one more without improvement. Every rank decides for itself, from the same numbers.
+static void compare(trainer *t, const oht_eval_result *r) {
+    oht_session *s = t->s;
+    oht_choice *c = &s->state.choice;
+    const oht_train_config *tc = &t->cfg->train;
+    if ((!tc->keep_best && tc->patience == 0) || c->seen_step == s->state.step) return;
+    double before = c->best_loss;
+    bool first = c->best_step == 0;
+    if (oht_choice_take(c, s->state.step, oht_eval_criterion(r))) {
+        if (s->state.best)
+            s->be->copy(s->be, s->state.best, s->state.param, s->params->flat_count * sizeof(float));
+        if (!first) oht_log("validation loss %.6g, the least so far (before: %.6g)", c->best_loss, before);
+        return;
+    }
+    oht_log("validation loss %.6g; the least is %.6g, of step %lld (%lld evaluation%s since)", oht_eval_criterion(r),
+            c->best_loss, (long long)c->best_step, (long long)c->worse, c->worse == 1 ? "" : "s");
+    if (oht_choice_stops(c, tc->patience)) oht_log("training stops early, after step %lld", (long long)s->state.step);
+}
+
 static oht_status evaluate(trainer *t) {
     double start = oht_clock_s();
     oht_eval_result result;
     const oht_eval_config *e = &t->cfg->eval;
-    // The last one is the run's result, which ohtrain report compares: as many batches as ohtrain eval takes.
-    bool last = t->s->state.step >= t->cfg->train.steps;
-    OHT_TRY(oht_evaluate(t->s, last ? e->max_batches : e->train_eval_batches, &result));
-    double seconds = oht_clock_s() - start;
-    oht_status status = pending(t);
-    if (t->root && status == OHT_OK) status = record_evaluation(t, &result, seconds);
-    t->since_s += oht_clock_s() - start;
-    return oht_agree(t->comm, status);
+    // The run's result, which ohtrain report compares, takes as many batches as ohtrain eval.
+    bool is_result = !result_differs(t) && t->s->state.step >= t->s->paced.steps;
+    OHT_TRY(oht_evaluate(t->s, is_result ? e->max_batches : e->train_eval_batches, &result));
+    result.is_result = is_result;
+    OHT_TRY(record(t, &result, start));
+    compare(t, &result);
+    return OHT_OK;
+}
+
+// The result where it is not simply the evaluation after the last step: of the best parameters, of the test split.
+static oht_status evaluate_result(trainer *t) {
+    double start = oht_clock_s();
+    oht_session *s = t->s;
+    oht_eval_result result;
+    bool best = t->cfg->train.keep_best && s->state.choice.best_step > 0;
+    if (best) oht_session_exchange_best(s);
+    s->eval_split = oht_session_result_split(s);
+    oht_status status = oht_evaluate(s, t->cfg->eval.max_batches, &result);
+    s->eval_split = OHT_SPLIT_VALIDATION;
+    if (best) oht_session_exchange_best(s);
+    OHT_TRY(status);
+    result.is_result = true;
+    if (best) result.params_step = s->state.choice.best_step;
+    return record(t, &result, start);
 }
 
 // Data-parallel ranks hold the same bits, or the run is worthless. Collective.
@@ -153,25 +216,27 @@ static void eta(char out[32], double seconds) {
 static oht_status log_step(trainer *t, const oht_step_result *r) {
     const oht_train_config *tc = &t->cfg->train;
     int64_t step = t->s->state.step;
-    bool due = step % tc->log_every == 0 || step == 1 || step == tc->steps;
+    int64_t steps = t->s->paced.steps;
+    bool due = step % tc->log_every == 0 || step == 1 || step == steps;
     double now = oht_clock_s(), step_s = (now - t->since_s) / (double)t->steps;
-    double tokens_per_s = (double)(tc->global_batch * t->s->tokens) / step_s,
+    bool series = t->s->task == OHT_TASK_SERIES; // counted in windows
+    double per_s = (double)(t->samples * (series ? 1 : t->s->tokens)) / (now - t->since_s),
            flops_per_s = r->flops * oht_comm_size(t->comm) / step_s;
     char left[32];
-    eta(left, (now - t->begin_s) / (double)(step - t->begin_step) * (double)(tc->steps - step));
-    oht_progress(step, tc->steps, due, "loss %.4f  lr %.3g  %.0f tok/s  %.1f GFLOP/s  ETA %s", r->loss, r->lr,
-                 tokens_per_s, 1e-9 * flops_per_s, left);
+    eta(left, (now - t->begin_s) / (double)(step - t->begin_step) * (double)(steps - step));
+    oht_progress(step, steps, due, "loss %.4f  lr %.3g  %.0f %s/s  %.1f GFLOP/s  ETA %s", r->loss, r->lr, per_s,
+                 series ? "windows" : "tok", 1e-9 * flops_per_s, left);
     if (!due) return OHT_OK;
     char line[512];
     double wait = oht_loader_wait_s(t->loader);
     snprintf(line, sizeof(line),
-             "{\"step\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"tokens_per_s\": %.6g, "
+             "{\"step\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"%s\": %.6g, "
              "\"step_s\": %.6g, "
              "\"data_wait_s\": %.6g}",
-             (long long)step, r->loss, r->lr, r->grad_norm, tokens_per_s, step_s,
+             (long long)step, r->loss, r->lr, r->grad_norm, series ? "windows_per_s" : "tokens_per_s", per_s, step_s,
              (wait - t->waited_s) / (double)t->steps);
     t->waited_s = wait;
-    t->steps = 0;
+    t->steps = t->samples = 0;
     t->since_s = oht_clock_s();
     OHT_TRY(oht_rundir_append(&t->dir, line));
     OHT_TRY(oht_report_curve(t->report, step, r->loss, r->lr, r->grad_norm));
@@ -208,6 +273,7 @@ static oht_status one_step(trainer *t) {
     OHT_TRY(oht_step(s, batch, pending(t), observe, &r));
     if (r.stop) OHT_FAIL(OHT_STOPPED, "asked to stop");
     t->steps++;
+    t->samples += batch->global_rows;
     if (observe) {
         OHT_TRY(oht_stats_reduce(s->train_stats, t->comm));
         if (t->root) note(t, oht_report_append(t->report, step, s->train_stats));
@@ -223,22 +289,24 @@ static oht_status one_step(trainer *t) {
 static oht_status run(trainer *t) {
     oht_session *s = t->s;
     oht_status status = t->owes_evaluation ? evaluate(t) : OHT_OK;
-    while (status == OHT_OK && s->state.step < t->cfg->train.steps) status = one_step(t);
+    while (status == OHT_OK && !finished(t)) status = one_step(t);
     oht_progress_end();
+    // A run that finished before and goes on, and stops at once: its result is there.
+    if (status == OHT_OK && result_differs(t) && (t->owes_result || s->state.step > t->begin_step)) status = evaluate_result(t);
     if (status != OHT_OK && status != OHT_STOPPED) return oht_error_frame(status, __FILE__, __LINE__);
     if (t->saved != s->state.step) OHT_TRY(checkpoint(t));
     if (status == OHT_STOPPED)
         OHT_FAIL(OHT_STOPPED,
                  "stopped on request after step %lld of %lld; the checkpoint is written\nfix: start the same "
                  "command again to continue",
-                 (long long)s->state.step, (long long)t->cfg->train.steps);
+                 (long long)s->state.step, (long long)s->paced.steps);
     return OHT_OK;
 }
 
 // ---- start ----
-static oht_status prepare_root(trainer *t, bool *evaluated) {
+static oht_status prepare_root(trainer *t, oht_rundir_evaluations *held) {
     char path[OHT_PATH + 32];
-    OHT_TRY(oht_rundir_metrics(&t->dir, t->s->state.step, evaluated));
+    OHT_TRY(oht_rundir_metrics(&t->dir, t->s->state.step, held));
     snprintf(path, sizeof(path), "%s/outliers.h5", t->dir.path);
     OHT_TRY(oht_report_open(&t->report, path, t->cfg, t->s->train_stats, t->s->state.step));
     *evaluated = *evaluated && oht_report_evaluated(t->report) == t->s->state.step;
@@ -248,7 +316,8 @@ static oht_status prepare_root(trainer *t, bool *evaluated) {
 // Finds out where the run stands, and cuts the records back to there. Collective.
 static oht_status resume(trainer *t) {
     oht_session *s = t->s;
-    bool found, evaluated = false;
+    bool found;
+    oht_rundir_evaluations held = {0};
     OHT_TRY(oht_session_restore(s, t->path, true, &found));
     if (!found && t->cfg->run.resume == OHT_RESUME_MUST)
         OHT_FAIL(OHT_CONFIG,
@@ -257,11 +326,12 @@ static oht_status resume(trainer *t) {
                  t->path);
     t->saved = found ? s->state.step : -1;
     if (found) oht_log("resuming at step %lld", (long long)s->state.step);
-    oht_status status = t->root ? prepare_root(t, &evaluated) : OHT_OK;
+    oht_status status = t->root ? prepare_root(t, &held) : OHT_OK;
     OHT_TRY(oht_agree(t->comm, status));
-    int64_t done = evaluated;
-    OHT_TRY(oht_broadcast(t->comm, &done, sizeof(done), 0));
-    t->owes_evaluation = !done && evaluation_due(t, s->state.step);
+    OHT_TRY(oht_broadcast(t->comm, &held, sizeof(held), 0));
+    bool own = result_differs(t); // then the result says nothing about the evaluation on the way
+    t->owes_evaluation = !held.on_the_way && (own || !held.result) && evaluation_due(t, s->state.step);
+    t->owes_result = own && !held.result && s->state.step > 0 && finished(t);
     return OHT_OK;
 }
 
@@ -269,7 +339,7 @@ static oht_status start_loader(trainer *t) {
     const oht_train_config *tc = &t->cfg->train;
     int64_t done = t->s->state.step;
     oht_loader_config lc = oht_session_loader(t->s, OHT_SPLIT_TRAIN, tc->global_batch,
-                                              oht_graph_rows(t->s->train_graph), done, tc->steps - done);
+                                              oht_graph_rows(t->s->train_graph), done, t->s->paced.steps - done);
     return oht_loader_create(&t->loader, t->cfg->data.path, &lc);
 }
 
@@ -278,10 +348,13 @@ static void announce(const trainer *t) {
     const oht_config *cfg = t->cfg;
     oht_session_memory m = oht_session_bytes(s);
     int size = oht_comm_size(t->comm);
-    oht_log("%s, attention %s: %lld parameters; %lld + %lld %s of %lld tokens",
-            oht_model_type_name(cfg->model.type), cfg->model.attention,
-            (long long)oht_params_count(s->params), (long long)s->data.rows[0], (long long)s->data.rows[1],
-            s->task == OHT_TASK_IMAGES ? "images" : "sequences", (long long)s->tokens);
+    char test[32] = "", epochs[64] = "";
+    if (s->data.rows[OHT_SPLIT_TEST] > 0) snprintf(test, sizeof(test), " + %lld", (long long)s->data.rows[OHT_SPLIT_TEST]);
+    if (s->epoch_steps > 0) snprintf(epochs, sizeof(epochs), "; epochs of %lld steps", (long long)s->epoch_steps);
+    oht_log("%s, attention %s: %lld parameters; %lld + %lld%s %s of %lld %s%s", oht_model_type_name(cfg->model.type),
+            cfg->model.attention, (long long)oht_params_count(s->params), (long long)s->data.rows[0],
+            (long long)s->data.rows[1], test, samples_of(s->task), (long long)s->tokens,
+            s->task == OHT_TASK_SERIES ? "rows" : "tokens", epochs);
     oht_log("%d rank%s x %d thread%s; MiB per rank: weights %.0f, gradients %.0f, optimizer %.0f, "
             "activations %.0f",
             size, size == 1 ? "" : "s", s->be->threads, s->be->threads == 1 ? "" : "s",
@@ -298,9 +371,10 @@ static oht_status train(trainer *t) {
     announce(t);
     OHT_TRY(oht_session_allocate(t->s));
     OHT_TRY(resume(t));
-    if (t->s->state.step >= t->cfg->train.steps && !t->owes_evaluation) {
-        oht_log("%s is finished: %lld of %lld steps are done", t->path, (long long)t->s->state.step,
-                (long long)t->cfg->train.steps);
+    if (finished(t) && !t->owes_evaluation && !t->owes_result) {
+        oht_log("%s is finished: %lld of %lld steps are done%s", t->path, (long long)t->s->state.step,
+                (long long)t->s->paced.steps,
+                t->s->state.step < t->s->paced.steps ? ", then the validation loss did not fall any more" : "");
         return OHT_OK;
     }
     OHT_TRY(oht_agree(t->comm, start_loader(t)));

@@ -148,6 +148,7 @@ oht_status oht_rundir_same_data(oht_rundir *r, const oht_data_info *d, const cha
     free(whole);
     if (where) json_object_set_new(now, "path", where);
     if (!now) OHT_FAIL(OHT_MEMORY, "no memory for %s", path);
+    if (d->rows[OHT_SPLIT_TEST] > 0) json_object_set_new(now, "test_rows", json_integer(d->rows[OHT_SPLIT_TEST]));
     json_t *was = read_data_json(r->path);
     if (!was && access(path, F_OK) == 0)
         oht_warn("%s is damaged: it is written again, and whether the data are the same is not known", path);
@@ -176,16 +177,18 @@ oht_status oht_rundir_same_data(oht_rundir *r, const oht_data_info *d, const cha
 
 // Length of the leading lines that belong to steps <= step. A line that is not whole JSON (a kill while it
 // was written) ends the file.
-static size_t good_length(const char *text, size_t n, int64_t step, bool *evaluated) {
+static size_t good_length(const char *text, size_t n, int64_t step, oht_rundir_evaluations *held) {
     size_t at = 0;
-    *evaluated = false;
+    *held = (oht_rundir_evaluations){0};
     while (at < n) {
         const char *end = memchr(text + at, '\n', n - at);
         if (!end) break;
         json_t *line = json_loadb(text + at, (size_t)(end - text) - at, 0, NULL);
         json_t *number = json_object_get(line, "step");
         bool keep = json_is_integer(number) && json_integer_value(number) <= step;
-        if (keep && json_integer_value(number) == step && json_object_get(line, "eval")) *evaluated = true;
+        const json_t *eval = json_object_get(line, "eval");
+        if (keep && json_integer_value(number) == step && eval)
+            *(json_is_true(json_object_get(eval, "result")) ? &held->result : &held->on_the_way) = true;
         json_decref(line);
         if (!keep) break;
         at = (size_t)(end - text) + 1;
@@ -193,7 +196,7 @@ static size_t good_length(const char *text, size_t n, int64_t step, bool *evalua
     return at;
 }
 
-static oht_status cut(oht_rundir *r, const char *path, int64_t step, bool *evaluated) {
+static oht_status cut(oht_rundir *r, const char *path, int64_t step, oht_rundir_evaluations *held) {
     struct stat info;
     if (fstat(r->metrics, &info) != 0) OHT_FAIL(OHT_IO, "%s: %s", path, strerror(errno));
     char *text;
@@ -209,19 +212,19 @@ static oht_status cut(oht_rundir *r, const char *path, int64_t step, bool *evalu
         }
         n += (size_t)got;
     }
-    size_t keep = good_length(text, n, step, evaluated);
+    size_t keep = good_length(text, n, step, held);
     oht_free(text);
     if (keep < (size_t)info.st_size && ftruncate(r->metrics, (off_t)keep) != 0)
         OHT_FAIL(OHT_IO, "cannot cut %s back to step %lld: %s", path, (long long)step, strerror(errno));
     return OHT_OK;
 }
 
-oht_status oht_rundir_metrics(oht_rundir *r, int64_t step, bool *evaluated) {
+oht_status oht_rundir_metrics(oht_rundir *r, int64_t step, oht_rundir_evaluations *held) {
     char path[OHT_PATH + 32];
     OHT_TRY(join(path, sizeof(path), r, "metrics.jsonl"));
     r->metrics = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (r->metrics < 0) OHT_FAIL(OHT_IO, "cannot open %s: %s", path, strerror(errno));
-    return cut(r, path, step, evaluated);
+    return cut(r, path, step, held);
 }
 
 oht_status oht_rundir_append(oht_rundir *r, const char *line) {

@@ -19,9 +19,12 @@ typedef struct oht_rundir {
 OHT_CHECKED oht_status oht_rundir_open(oht_rundir *r, const char *path, const oht_config *cfg);
 // DATA error when the run began with other data; the first call records it.
 OHT_CHECKED oht_status oht_rundir_same_data(oht_rundir *r, const oht_data_info *data, const char *data_path);
-// Drops everything after `step` from metrics.jsonl and opens it for appending. *evaluated: it holds the
-// evaluation of `step`.
-OHT_CHECKED oht_status oht_rundir_metrics(oht_rundir *r, int64_t step, bool *evaluated);
+// Which evaluations of a step metrics.jsonl holds: one on the way, and the run's result.
+typedef struct oht_rundir_evaluations {
+    bool on_the_way, result;
+} oht_rundir_evaluations;
+// Drops everything after `step` from metrics.jsonl and opens it for appending. *held: evaluations of `step`.
+OHT_CHECKED oht_status oht_rundir_metrics(oht_rundir *r, int64_t step, oht_rundir_evaluations *held);
 // Appends one line (text without newline) in one write.
 OHT_CHECKED oht_status oht_rundir_append(oht_rundir *r, const char *line);
 OHT_CHECKED oht_status oht_rundir_sync(oht_rundir *r);

@@ -1,5 +1,5 @@
-// Learning-rate schedules, exactly as Hugging Face's get_scheduler defines them, and ViT's cosine (spec
-// transformers 3): a factor of train.lr as a function of t, the number of completed updates, with W warm-up
+// Learning-rate schedules, exactly as Hugging Face's get_scheduler defines them, ViT's cosine (spec transformers
+// 3), and the steps of the time-series recipe (spec stanhop 3.1): a factor of train.lr as a function of t, the number of completed updates, with W warm-up
 // steps and S steps in all. The first update of a warm-up therefore uses 0.
 //
 // train.final_lr_fraction f stretches W and S by a = 1 / (1 - (1 - W/S) f), both rounded down, so that a
@@ -24,6 +24,12 @@ static double cosine_end(const oht_train_config *cfg, int64_t t) {
     return cfg->lr_end + 0.5 * (cfg->lr - cfg->lr_end) * (1.0 + cos(PI * progress));
 }
 
+// Epochs of lr_every steps, counted from 0; halved after every `epochs` of them, five times.
+static double halved(const oht_train_config *cfg, int64_t t, int64_t epochs) {
+    int64_t halvings = t / cfg->lr_every / epochs;
+    return ldexp(cfg->lr, -(int)(halvings < 5 ? halvings : 5));
+}
+
 double oht_learning_rate(const oht_train_config *cfg, int64_t t) {
     int64_t W = cfg->warmup_steps, S = cfg->steps;
     if (cfg->final_lr_fraction > 0 && S > 0) {
@@ -33,6 +39,8 @@ double oht_learning_rate(const oht_train_config *cfg, int64_t t) {
     }
     if (cfg->schedule == OHT_LR_CONSTANT) return cfg->lr;
     if (cfg->schedule == OHT_LR_COSINE_END) return cosine_end(cfg, t);
+    if (cfg->schedule == OHT_LR_TYPE1) return halved(cfg, t, 2);
+    if (cfg->schedule == OHT_LR_TYPE2) return halved(cfg, t, 5);
     if (t < W) return cfg->lr * ((double)t / min1(W));
     double progress = (double)(t - W) / min1(S - W);
     switch (cfg->schedule) {
@@ -49,6 +57,8 @@ double oht_learning_rate(const oht_train_config *cfg, int64_t t) {
     case OHT_LR_CONSTANT:
     case OHT_LR_CONSTANT_WITH_WARMUP:
     case OHT_LR_COSINE_END:
+    case OHT_LR_TYPE1:
+    case OHT_LR_TYPE2:
         break;
     }
     return cfg->lr;

@@ -46,6 +46,10 @@ static oht_status check_data(const oht_session *s) {
     if (s->task == OHT_TASK_IMAGES && d->classes > cfg->model.classes)
         OHT_FAIL(OHT_DATA, "%s has %lld classes, but model.classes = %lld\nfix: model.classes=%lld", cfg->data.path,
                  (long long)d->classes, (long long)cfg->model.classes, (long long)d->classes);
+    if (cfg->eval.split == OHT_EVAL_TEST && d->rows[OHT_SPLIT_TEST] == 0)
+        OHT_FAIL(OHT_DATA, "%s has no test split, but eval.split = test\nfix: eval.split=validation", cfg->data.path);
+    if ((s->parts & OHT_FOR_TRAINING) && cfg->train.keep_best && d->rows[OHT_SPLIT_VALIDATION] == 0)
+        OHT_FAIL(OHT_DATA, "%s has no validation samples, but train.keep_best compares evaluations\nfix: train.keep_best=false", cfg->data.path);
     if ((s->parts & OHT_FOR_TRAINING) && d->rows[OHT_SPLIT_TRAIN] < 1)
         OHT_FAIL(OHT_DATA, "%s: has no training samples", cfg->data.path);
     return OHT_OK;
@@ -54,11 +58,13 @@ static oht_status check_data(const oht_session *s) {
 static oht_status open_data(oht_session *s) {
     oht_h5_silence();
     OHT_TRY(oht_data_describe(&s->data, s->cfg->data.path));
+    if (s->data.task == s->task) OHT_TRY(oht_data_fit(&s->data, s->cfg));
     return check_data(s);
 }
 
 static bool same_info(const oht_data_info *a, const oht_data_info *b) {
-    return a->task == b->task && a->rows[0] == b->rows[0] && a->rows[1] == b->rows[1] &&
+    return a->task == b->task && memcmp(a->rows, b->rows, sizeof(a->rows)) == 0 && a->series == b->series &&
+           memcmp(a->steps, b->steps, sizeof(a->steps)) == 0 &&
            a->tokens == b->tokens && a->vocab_size == b->vocab_size && a->padded == b->padded &&
            a->classes == b->classes && strcmp(a->origin, b->origin) == 0 &&
            strcmp(a->source_sha256, b->source_sha256) == 0;
@@ -78,9 +84,32 @@ static oht_status same_data(oht_session *s) {
     return oht_agree(s->comm, status);
 }
 
+// How long training takes and where epochs end, once the data is known.
+static oht_status pace(oht_session *s) {
+    const oht_train_config *t = &s->cfg->train;
+    s->paced = *t;
+    if (t->epochs == 0) return OHT_OK;
+    s->epoch_steps = oht_epoch_steps(s->data.rows[OHT_SPLIT_TRAIN], t->global_batch, t->drop_last);
+    if (s->epoch_steps == 0)
+        OHT_FAIL(OHT_DATA, "%s has %lld training samples, fewer than train.global_batch = %lld, and train.drop_last leaves "
+                           "short batches out\nfix: train.drop_last=false, or a smaller train.global_batch",
+                 s->cfg->data.path, (long long)s->data.rows[OHT_SPLIT_TRAIN], (long long)t->global_batch);
+    if (__builtin_mul_overflow(s->epoch_steps, t->epochs, &s->paced.steps))
+        OHT_FAIL(OHT_CONFIG, "train.epochs: %lld epochs of %lld steps are beyond counting", (long long)t->epochs,
+                 (long long)s->epoch_steps);
+    if (t->schedule == OHT_LR_TYPE1 || t->schedule == OHT_LR_TYPE2) s->paced.lr_every = s->epoch_steps;
+    return OHT_OK;
+}
+
+oht_split oht_session_result_split(const oht_session *s) {
+    bool has_test = s->data.rows[OHT_SPLIT_TEST] > 0;
+    return s->cfg->eval.split == OHT_EVAL_VALIDATION || !has_test ? OHT_SPLIT_VALIDATION : OHT_SPLIT_TEST;
+}
+
 oht_data_info oht_session_imagined_data(const oht_config *cfg) {
     return (oht_data_info){.task = oht_model_task(&cfg->model),
                            .rows = {1, 1},
+                           .series = cfg->model.series,
                            .tokens = oht_config_tokens(cfg),
                            .vocab_size = cfg->model.vocab_size,
                            .classes = cfg->model.classes};
@@ -175,6 +204,7 @@ oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_confi
     s->cfg = cfg;
     s->parts = parts;
     s->task = oht_model_task(&cfg->model);
+    s->eval_split = OHT_SPLIT_VALIDATION;
     oht_status status;
     if (data) {
         s->data = *data;
@@ -184,6 +214,7 @@ oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_confi
     }
     bool text = s->task == OHT_TASK_CLM || s->task == OHT_TASK_MLM;
     s->tokens = text ? s->data.tokens : oht_config_tokens(cfg);
+    OHT_TRY_GOTO(status, oht_agree(comm, pace(s)), fail);
     OHT_TRY_GOTO(status, oht_agree(comm, build(s)), fail);
     *out = s;
     return OHT_OK;
@@ -196,7 +227,8 @@ fail:
 oht_session_memory oht_session_bytes(const oht_session *s) {
     size_t flat = s->params->flat_count * sizeof(float);
     bool training = s->parts & OHT_FOR_TRAINING;
-    return (oht_session_memory){flat, training ? flat : 0, training ? 2 * flat : 0, s->arena_bytes};
+    size_t kept = training && s->cfg->train.keep_best ? flat : 0;
+    return (oht_session_memory){flat + kept, training ? flat : 0, training ? 2 * flat : 0, s->arena_bytes};
 }
 
 static oht_status initialise(oht_session *s, float *host) {
@@ -223,6 +255,7 @@ static oht_status allocate(oht_session *s) {
         OHT_TRY(flat_buffer(s, &s->state.grad, "gradients"));
         OHT_TRY(flat_buffer(s, &s->state.m, "first moments of AdamW"));
         OHT_TRY(flat_buffer(s, &s->state.v, "second moments of AdamW"));
+        if (s->cfg->train.keep_best) OHT_TRY(flat_buffer(s, &s->state.best, "best parameters"));
     }
     oht_status got = s->be->alloc(s->be, &s->arena, s->arena_bytes, "activations");
     oht_error *error = oht_error_last();
@@ -260,6 +293,7 @@ void oht_session_destroy(oht_session *s) {
         s->be->free(s->be, s->state.grad);
         s->be->free(s->be, s->state.m);
         s->be->free(s->be, s->state.v);
+        s->be->free(s->be, s->state.best);
     }
     oht_graph_destroy(s->train_graph);
     oht_graph_destroy(s->eval_graph);
@@ -308,6 +342,17 @@ static oht_status spread(oht_session *s, float *device, unsigned char *host, siz
     return OHT_OK;
 }
 
+void oht_session_exchange_best(oht_session *s) {
+    size_t total = s->params->flat_count * sizeof(float);
+    unsigned char *a = (unsigned char *)s->state.param, *b = (unsigned char *)s->state.best;
+    for (size_t at = 0; at < total; at += s->arena_bytes) { // the arena is free between runs
+        size_t n = total - at < s->arena_bytes ? total - at : s->arena_bytes;
+        s->be->copy(s->be, s->arena, a + at, n);
+        s->be->copy(s->be, a + at, b + at, n);
+        s->be->copy(s->be, b + at, s->arena, n);
+    }
+}
+
 oht_status oht_session_restore(oht_session *s, const char *rundir, bool moments, bool *found) {
     *found = false;
     oht_status status = OHT_OK;
@@ -316,6 +361,7 @@ oht_status oht_session_restore(oht_session *s, const char *rundir, bool moments,
     OHT_TRY(oht_agree(s->comm, status));
     int64_t head[2] = {*found, s->state.step};
     OHT_TRY(oht_broadcast(s->comm, head, sizeof(head), 0));
+    OHT_TRY(oht_broadcast(s->comm, &s->state.choice, sizeof(s->state.choice), 0));
     *found = head[0] != 0;
     s->state.step = head[1];
     if (!*found || oht_comm_size(s->comm) == 1) return OHT_OK;
@@ -325,6 +371,7 @@ oht_status oht_session_restore(oht_session *s, const char *rundir, bool moments,
     status = spread(s, s->state.param, host, piece);
     if (status == OHT_OK && moments) status = spread(s, s->state.m, host, piece);
     if (status == OHT_OK && moments) status = spread(s, s->state.v, host, piece);
+    if (status == OHT_OK && moments && s->state.best) status = spread(s, s->state.best, host, piece);
     oht_free(host);
     return oht_agree(s->comm, status);
 }
@@ -340,6 +387,7 @@ oht_loader_config oht_session_loader(const oht_session *s, oht_split split, int6
                                .micro_batch = micro_batch,
                                .first = first,
                                .count = count,
+                               .epoch_steps = split == OHT_SPLIT_TRAIN ? s->epoch_steps : 0,
                                .rank = oht_comm_rank(s->comm),
                                .size = oht_comm_size(s->comm),
                                .mlm_probability = cfg->data.mlm_probability,

@@ -189,7 +189,7 @@ oht_status oht_step(oht_session *s, const oht_step_batch *batch, oht_status pend
     out->loss = after[0];
     out->grad_norm = sqrt(after[1]);
     out->labels = (int64_t)all.labels;
-    out->lr = oht_learning_rate(&s->cfg->train, s->state.step);
+    out->lr = oht_learning_rate(&s->paced, s->state.step);
     double clipped = out->grad_norm * oht_clip_coefficient(out->grad_norm, s->cfg->train.clip);
     if (!isfinite(out->loss) || !(clipped <= LARGEST_NORM))
         return oht_agree(s->comm, diagnose(s, batch, out->loss, out->grad_norm));
