@@ -1,5 +1,6 @@
 // Memory layout of time-series models: segments of series, neighbours merged, axes swapped, heads mixed; and the squared
 // error (oht/backend.h, spec stanhop 1.2, 2). Everything moves whole rows.
+#include <math.h>
 #include <string.h>
 
 #include "cpu/cpu.h"

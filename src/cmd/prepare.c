@@ -1,5 +1,5 @@
 // `ohtrain prepare`: arguments of the text preparation (include/oht/data.h); other kinds have files of their
-// own.
+// own (prepare.h).
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,11 +104,11 @@ static oht_status parse(arguments *a, int argc, char **argv) {
     if (argc < 2 || is_option(argv[1]))
         OHT_FAIL(
             OHT_CONFIG,
-            "prepare: what? expected: ohtrain prepare text ... or images ...\nfix: ohtrain prepare --help");
+            "prepare: what? expected: ohtrain prepare text ..., images ... or series ...\nfix: ohtrain prepare --help");
     if (strcmp(argv[1], "text") != 0)
         OHT_FAIL(
             OHT_CONFIG,
-            "prepare: unknown kind of data \"%.40s\", expected text or images\nfix: ohtrain prepare --help",
+            "prepare: unknown kind of data \"%.40s\", expected text, images or series\nfix: ohtrain prepare --help",
             argv[1]);
     for (int i = 2; i < argc; i++) {
         const char *word = argv[i];
@@ -153,6 +153,7 @@ static oht_status parse(arguments *a, int argc, char **argv) {
 
 static oht_status run(oht_comm *comm, int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "images") == 0) return oht_cmd_prepare_images(comm, argc, argv);
+    if (argc > 1 && strcmp(argv[1], "series") == 0) return oht_cmd_prepare_series(comm, argc, argv);
     arguments a = {.opt.rows_per_group = 1000};
     oht_status status = OHT_ALLOC(&a.files, (size_t)argc, "list of files");
     if (status == OHT_OK) status = parse(&a, argc, argv);
@@ -168,8 +169,9 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
 const oht_command oht_cmd_prepare = {
     "prepare",
     "text --train FILE... --validation FILE... --tokenizer FOLDER --block T -o FILE.h5\n"
-    "  ohtrain prepare images --train DIR --validation DIR -o FILE.h5",
-    "Turns raw text, or folders of images, into an HDF5 file for training and evaluation.",
+    "  ohtrain prepare images --train DIR --validation DIR -o FILE.h5\n"
+    "  ohtrain prepare series FILE.csv --split SCHEME -o FILE.h5",
+    "Turns raw text, folders of images, or a table of time series into an HDF5 file for training and evaluation.",
     run,
     "text: rows of token ids\n"
     "  --train FILE...       input files of /train, in order; all their rows are one list\n"
@@ -204,5 +206,19 @@ const oht_command oht_cmd_prepare = {
     "  -o, --out FILE.h5     output; replaced whole when all is done\n"
     "  -q, --quiet           no progress\n"
     "\n"
-    "  mpirun -np 8 ohtrain prepare images --train ILSVRC/train --validation ILSVRC/val -o imagenet.h5\n",
+    "  mpirun -np 8 ohtrain prepare images --train ILSVRC/train --validation ILSVRC/val -o imagenet.h5\n"
+    "\n"
+    "series: a CSV file with a header, a date in the first column, and numbers in all others\n"
+    "  --split SCHEME        rows of training, validation and test, one after the other:\n"
+    "                          etth, ettm, wth, ecl   as published (etth: 8640,2880,2880)\n"
+    "                          8640,2880,2880         numbers of rows; what is left is not used\n"
+    "                          0.7,0.1,0.2            ratios, which add up to 1\n"
+    "  -o, --out FILE.h5     output; replaced whole when all is done\n"
+    "  -q, --quiet           no warnings\n"
+    "\n"
+    "Columns are standardised with mean and standard deviation of the training rows; a column that is constant there only\n"
+    "loses its mean, with a warning. Dates must ascend; steps of different length are a warning, because rows are taken as\n"
+    "equally spaced. A missing or non-numeric cell is an error. Quoted fields, CRLF and a byte order mark are understood.\n"
+    "\n"
+    "  ohtrain prepare series ETTh1.csv --split etth -o etth1.h5\n",
 };

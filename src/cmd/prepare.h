@@ -5,3 +5,4 @@
 #include "oht/status.h"
 
 OHT_CHECKED oht_status oht_cmd_prepare_images(oht_comm *comm, int argc, char **argv);
+OHT_CHECKED oht_status oht_cmd_prepare_series(oht_comm *comm, int argc, char **argv);
