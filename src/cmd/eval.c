@@ -1,4 +1,4 @@
-// ohtrain eval: a run's newest checkpoint over the validation split; a table on stdout and, with -o, JSON.
+// ohtrain eval: a run's newest checkpoint over its test split or, where it has none, the validation split; a table on stdout and, with -o, JSON.
 #include <jansson.h>
 #include <math.h>
 #include <string.h>
@@ -50,6 +50,7 @@ static oht_status write_json(const oht_session *s, const char *path, const oht_e
     set_word(root, s->cfg, "gate", "model.gate");
     json_object_set_new(root, "params", json_integer(oht_params_count(s->params)));
     json_object_set_new(root, "step", json_integer(s->state.step));
+    json_object_set_new(root, "split", json_string(oht_split_name(r->split)));
     json_object_set_new(root, "sequences", json_integer(r->sequences));
     json_object_set_new(root, "batches", json_integer(r->batches));
     json_object_set_new(root, "fp", metrics_json(r));
@@ -71,8 +72,8 @@ static oht_status report(const oht_session *s, const oht_options *opt, const oht
     char name[32];
     int n = oht_eval_metrics(r, m);
     if (e->on) (void)oht_eval_metrics(&e->mean, q);
-    printf("%s at step %lld: %lld samples in %lld batches\n", opt->run, (long long)s->state.step,
-           (long long)r->sequences, (long long)r->batches);
+    printf("%s at step %lld: %lld %s samples in %lld batches\n", opt->run, (long long)s->state.step,
+           (long long)r->sequences, oht_split_name(r->split), (long long)r->batches);
     if (e->on) printf("  %-20s %-14s %s\n", "", "exact", eval_quant_name(&s->cfg->quant, name));
     for (int i = 0; i < n; i++)
         if (e->on)
@@ -91,6 +92,7 @@ static oht_status evaluate(oht_session *s, const oht_options *opt) {
     if (!found)
         OHT_FAIL(OHT_DATA, "%s/checkpoints holds no checkpoint\nfix: train first: ohtrain train -o %s",
                  opt->run, opt->run);
+    s->eval_split = oht_session_result_split(s);
     oht_eval_result result;
     eval_quant quantized;
     double start = oht_clock_s();
@@ -124,9 +126,9 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
 const oht_command oht_cmd_eval = {
     .name = "eval",
     .usage = "-r RUNDIR [-o FILE.json] [--sensitivity site|kind|layer] [--quiet] [key=value ...]",
-    .summary = "loss, perplexity and outlier metrics of a run, exact and quantized",
+    .summary = "loss, quality and outlier metrics of a run, exact and quantized",
     .run = run,
-    .help = "  -r RUNDIR  a run; its newest good checkpoint is used\n"
+    .help = "  -r RUNDIR  a run; its newest good checkpoint is used, with train.keep_best the best parameters in it\n"
             "  -o FILE    also write the result as JSON\n"
             "  --sensitivity site|kind|layer\n"
             "             leave one of them exact at a time and rank them by the loss that recovers\n"

@@ -13,13 +13,14 @@
 #include "oht/log.h"
 #include "oht/memory.h"
 #include "oht/session.h"
+#include "train/forecast.h"
 
 typedef struct sums {
     double loss, labels; // over everything
     double weighted, sequences; // sum n_b l_b, sum n_b over batches that have labels
     double measured[OHT_MEASURED]; // oht_run.measured
-    double batch_loss, batch_rmse; // sum l_b, sum n_b sqrt(l_b) over batches that have labels
-    int64_t rows, batches, counted; // counted: batches that have labels
+    forecast_sums forecast;
+    int64_t rows, batches;
 } sums;
 
 static oht_status start_loader(oht_session *s, const oht_run *run, int64_t batches, oht_loader **out) {
@@ -79,23 +80,9 @@ static oht_status one_batch(oht_session *s, oht_run *run, oht_stats *stats, oht_
     if (part[1] > 0) {
         all->weighted += (double)batch->global_rows * (part[0] / part[1]);
         all->sequences += (double)batch->global_rows;
-        all->batch_loss += part[0] / part[1];
-        all->batch_rmse += (double)batch->global_rows * sqrt(part[0] / part[1]);
-        all->counted++;
+        if (s->task == OHT_TASK_SERIES) forecast_add(&all->forecast, batch->global_rows, part[1], part[0], part + 4);
     }
     return OHT_OK;
-}
-
-// All values of a batch have the same weight and all its samples as many, so sum_b n_b m_b / sum_b n_b of a mean m_b is the mean
-// over everything; of the root mean square it is not.
-static void forecast_result(const sums *all, oht_eval_result *out) {
-    out->mse = all->weighted / all->sequences;
-    out->mae = all->measured[0] / all->labels;
-    out->mape = all->measured[1] / all->labels;
-    out->mspe = all->measured[2] / all->labels;
-    out->rmse = all->batch_rmse / all->sequences;
-    out->rmse_pooled = sqrt(out->loss);
-    out->mse_batches = all->batch_loss / (double)all->counted;
 }
 
 static oht_status all_batches(oht_session *s, oht_run *run, oht_stats *stats, oht_loader *loader,
@@ -116,7 +103,7 @@ static oht_status all_batches(oht_session *s, oht_run *run, oht_stats *stats, oh
         out->top1 = 100.0 * all.measured[0] / (double)all.rows;
         out->top5 = 100.0 * all.measured[1] / (double)all.rows;
     }
-    if (s->task == OHT_TASK_SERIES) forecast_result(&all, out);
+    if (s->task == OHT_TASK_SERIES) forecast_result(&all.forecast, out);
     out->sequences = all.rows;
     out->batches = all.batches;
     if (stats) oht_stats_metrics(stats, &out->outliers);

@@ -107,9 +107,10 @@ static oht_status record_evaluation(trainer *t, const oht_eval_result *r, double
              "\"seconds\": %.3f}}",
              (long long)r->sequences, (long long)r->batches, oht_split_name(r->split), r->is_result ? "true" : "false",
              (long long)r->params_step, seconds);
-    OHT_TRY(oht_rundir_append(&t->dir, line));
+    // metrics.jsonl last: what it says is done, the report holds, however the run ends.
     OHT_TRY(oht_report_eval(t->report, step, r, t->s->eval_stats));
     OHT_TRY(oht_report_publish(t->report, true));
+    OHT_TRY(oht_rundir_append(&t->dir, line));
     announce_evaluation(r, step, seconds);
     return OHT_OK;
 }
@@ -309,7 +310,7 @@ static oht_status prepare_root(trainer *t, oht_rundir_evaluations *held) {
     OHT_TRY(oht_rundir_metrics(&t->dir, t->s->state.step, held));
     snprintf(path, sizeof(path), "%s/outliers.h5", t->dir.path);
     OHT_TRY(oht_report_open(&t->report, path, t->cfg, t->s->train_stats, t->s->state.step));
-    *evaluated = *evaluated && oht_report_evaluated(t->report) == t->s->state.step;
+    if (oht_report_evaluated(t->report) != t->s->state.step) *held = (oht_rundir_evaluations){0};
     return OHT_OK;
 }
 

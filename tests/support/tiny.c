@@ -1,6 +1,7 @@
 // See tiny.h.
 #include "tiny.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include "oht/h5.h"
 #include "oht/memory.h"
 #include "oht/random.h"
+#include "oht/series.h"
 
 static void fill(uint16_t *out, int64_t rows, uint32_t split, bool mlm, bool padded) {
     enum { T = TINY_TOKENS, WORDS = TINY_VOCAB - TINY_SPECIAL };
@@ -95,6 +97,56 @@ void tiny_config(oht_config *cfg, oht_model_type type, const char *data) {
     cfg->eval.micro_batch = 4;
     cfg->outliers.every = 0;
     cfg->run.checkpoint_every = 0;
+}
+
+static oht_status write_csv(const char *csv) {
+    FILE *out = fopen(csv, "w");
+    if (!out) OHT_FAIL(OHT_IO, "cannot write %s", csv);
+    fputs("date,a,b,c\n", out);
+    for (int t = 0; t < 150; t++)
+        fprintf(out, "2020-01-%02d %02d:00:00,%.6f,%.6f,%.6f\n", 1 + t / 24, t % 24,
+                sin(0.26 * t) + 0.2 * sin(17.0 * t), 5 + 2 * cos(0.11 * t) + 0.2 * sin(31.0 * t), sin(0.5 * t) * cos(0.07 * t));
+    fclose(out);
+    return OHT_OK;
+}
+
+oht_status tiny_series(oht_comm *comm, const char *path) {
+    char csv[400];
+    snprintf(csv, sizeof(csv), "%s.csv", path);
+    oht_status status = oht_comm_rank(comm) == 0 ? write_csv(csv) : OHT_OK;
+    OHT_TRY(oht_agree(comm, status));
+    const oht_prepare_series opt = {csv, "90,30,30", path};
+    return oht_prepare_series_run(comm, &opt);
+}
+
+void tiny_series_config(oht_config *cfg, const char *data) {
+    tiny_config(cfg, OHT_MODEL_STANHOP, data);
+    oht_model_config *m = &cfg->model;
+    oht_config unset;
+    oht_config_defaults(&unset);
+    m->width = m->embed_width = 16;
+    m->heads = 2;
+    m->ffn = 24;
+    m->series = 3;
+    m->input = 10;
+    m->horizon = 3;
+    m->segment = 4;
+    m->patterns = 3;
+    m->vocab_size = unset.model.vocab_size;
+    m->max_tokens = unset.model.max_tokens;
+    m->init_std = unset.model.init_std;
+    cfg->data.mlm_probability = unset.data.mlm_probability;
+    cfg->train.steps = unset.train.steps;
+    cfg->train.epochs = 3;
+    cfg->train.global_batch = 11;
+    cfg->train.micro_batch = 3;
+    cfg->train.schedule = OHT_LR_TYPE1;
+    cfg->train.beta2 = 0.999;
+    cfg->train.weight_decay = 0;
+    cfg->train.clip = 5;
+    cfg->eval.batch = 9;
+    cfg->eval.micro_batch = 4;
+    cfg->eval.train_eval_batches = 0;
 }
 
 void tiny_folder(char out[256]) {

@@ -144,6 +144,28 @@ static void known_points(void **state) {
     NEAR(oht_learning_rate(&c, 1000), 0.1, 0);
 }
 
+// Any step of an epoch has the epoch's rate.
+static void halving_golden(void **state) {
+    (void)state;
+    json_t *all = golden_load("stanhop");
+    const json_t *g = golden_get(all, "lr_schedule");
+    for (int type = 1; type <= 2; type++) {
+        size_t n;
+        double *want = golden_doubles(g, type == 1 ? "type1" : "type2", &n);
+        assert_true(n >= 13);
+        oht_train_config cfg = {.schedule = type == 1 ? OHT_LR_TYPE1 : OHT_LR_TYPE2,
+                                .lr = golden_number(g, "base"),
+                                .lr_every = 67,
+                                .steps = 6700};
+        for (int64_t epoch = 0; epoch < (int64_t)n; epoch++)
+            for (int64_t step = 0; step < 67; step += 33)
+                NEAR(oht_learning_rate(&cfg, 67 * epoch + step), want[epoch], 1e-16 * cfg.lr);
+        NEAR(oht_learning_rate(&cfg, 6699), cfg.lr / 32, 0);
+        free(want);
+    }
+    json_decref(all);
+}
+
 // A warm-up as long as the run, or longer: no division by zero, no NaN.
 static void degenerate(void **state) {
     (void)state;
@@ -185,7 +207,7 @@ int main(void) {
         cmocka_unit_test(linear_golden), cmocka_unit_test(cosine_vit_golden),
         cmocka_unit_test(final_fraction_golden),
         cmocka_unit_test(all_schedules), cmocka_unit_test(known_points),
-        cmocka_unit_test(degenerate),    cmocka_unit_test(clipping),
+        cmocka_unit_test(halving_golden), cmocka_unit_test(degenerate),    cmocka_unit_test(clipping),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
