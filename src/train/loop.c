@@ -341,6 +341,7 @@ static oht_status start_loader(trainer *t) {
     int64_t done = t->s->state.step;
     oht_loader_config lc = oht_session_loader(t->s, OHT_SPLIT_TRAIN, tc->global_batch,
                                               oht_graph_rows(t->s->train_graph), done, t->s->paced.steps - done);
+    lc.epoch_steps = t->s->epoch_steps;
     return oht_loader_create(&t->loader, t->cfg->data.path, &lc);
 }
 

@@ -108,7 +108,7 @@ oht_split oht_session_result_split(const oht_session *s) {
 
 oht_data_info oht_session_imagined_data(const oht_config *cfg) {
     return (oht_data_info){.task = oht_model_task(&cfg->model),
-                           .rows = {1, 1},
+                           .rows = {cfg->train.global_batch, 1}, // a batch is not short
                            .series = cfg->model.series,
                            .tokens = oht_config_tokens(cfg),
                            .vocab_size = cfg->model.vocab_size,
@@ -387,7 +387,6 @@ oht_loader_config oht_session_loader(const oht_session *s, oht_split split, int6
                                .micro_batch = micro_batch,
                                .first = first,
                                .count = count,
-                               .epoch_steps = split == OHT_SPLIT_TRAIN ? s->epoch_steps : 0,
                                .rank = oht_comm_rank(s->comm),
                                .size = oht_comm_size(s->comm),
                                .mlm_probability = cfg->data.mlm_probability,

@@ -220,7 +220,7 @@ static double execute(oht_backend *be, const oht_model *m, oht_mode mode, const 
     if (mode == OHT_TRAIN) oht_run_backward(run);
     ok(be->sync(be), "sync");
     const double result = run->loss_sum / (double)in->labels_n;
-    if (hits != NULL) memcpy(hits, run->measured, sizeof run->measured);
+    if (hits != NULL) memcpy(hits, run->measured, 2 * sizeof *hits);
     oht_run_destroy(run);
     be->free(be, arena);
     oht_graph_destroy(g);
