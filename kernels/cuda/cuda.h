@@ -152,7 +152,7 @@ bool cuda_linear_start(cuda_context *ctx); // and what they keep
 void cuda_linear_end(cuda_context *ctx);
 void cuda_rows_entries(oht_backend *be); // rows.cu: embedding_*, add_rows_*, gather_*, add
 void cuda_loss_entries(
-    oht_backend *be); // loss.cu: cross_entropy, soft_cross_entropy, squared_error, top_hits
+    oht_backend *be); // loss.cu: cross_entropy, soft_cross_entropy, squared_error, forecast_errors, top_hits
 void cuda_optimizer_entries(oht_backend *be); // optimizer.cu: adamw, sumsq
 void cuda_statistics_entries(oht_backend *be); // statistics.cu: moments, null_mass, gate_mean
 void cuda_fakequant_entries(oht_backend *be); // fakequant.cu: minmax, fake_quantize, quant_error

@@ -163,9 +163,36 @@ static void squared_error_cuda(oht_backend *be, oht_tensor dx, oht_tensor x, oht
     *sum += fetch_sum(ctx, blocks);
 }
 
+// ---- errors of forecasts ----
+// Part of the sum of |e|, |e / y| or (e / y)^2, e = x - y.
+template <class T>
+__global__ void __launch_bounds__(THREADS)
+    forecast_part(double *part, const T *x, const float *y, int64_t n, int which) {
+    double sum = 0.0;
+    for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * THREADS) {
+        double e = (double)to_float(x[i]) - (double)y[i], relative = e / (double)y[i];
+        sum += which == 0 ? fabs(e) : which == 1 ? fabs(relative) : relative * relative;
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) part[blockIdx.x] = sum;
+}
+
+static void forecast_errors_cuda(oht_backend *be, oht_tensor x, oht_tensor y, double sums[3]) {
+    cuda_context *ctx = cuda_of(be);
+    int64_t n = oht_tensor_count(x), blocks = cuda_min(cuda_blocks(n, 4 * THREADS), 1024);
+    if (n == 0) return;
+    for (int which = 0; which < 3; which++) { // evaluation only: three passes over a small tensor
+        CUDA_BY_TYPE(ctx, x.dtype,
+                     CUDA_LAUNCH(ctx, forecast_part<T>, (unsigned)blocks, THREADS, 0, (double *)ctx->partial,
+                                 (const T *)cuda_data<T>(x), (const float *)oht_f32(y), n, which));
+        sums[which] += fetch_sum(ctx, blocks);
+    }
+}
+
 void cuda_loss_entries(oht_backend *be) {
     be->cross_entropy = cross_entropy_cuda;
     be->soft_cross_entropy = soft_cross_entropy_cuda;
     be->top_hits = top_hits_cuda;
     be->squared_error = squared_error_cuda;
+    be->forecast_errors = forecast_errors_cuda;
 }

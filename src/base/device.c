@@ -42,6 +42,7 @@ static const oht_backend_entry entry[] = {
     ENTRY(merge_fwd),
     ENTRY(merge_bwd),
     ENTRY(squared_error),
+    ENTRY(forecast_errors),
     ENTRY(gate_scratch),
     ENTRY(gate_fwd),
     ENTRY(gate_bwd),
