@@ -203,7 +203,8 @@ struct oht_backend {
 
     // One oht_moments per row of x seen as (rows, n); out is host memory. Two passes, sums in double.
     void (*moments)(oht_backend *be, const float *x, int64_t rows, int64_t n, oht_moments *out);
-    // mean_h[h] = mean over the rest of exp(-row[b,h,t]): softmax_1's null mass per head; host memory (H).
+    // mean_h[h] = mean over the rest of exp(-row[b,h,t]): softmax_1's null mass per head; host memory (H). row of rank 4: the
+    // probabilities of hopfield_fwd, seen as (B*G,H,L,S); the mass is 1 - their sum over S.
     void (*null_mass)(oht_backend *be, double *mean_h, oht_tensor row);
     // mean over all leading axes of pi: host memory (H).
     void (*gate_mean)(oht_backend *be, double *mean_h, oht_tensor pi);

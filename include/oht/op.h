@@ -76,7 +76,7 @@ typedef enum oht_tap_kind {
     OHT_TAP_SEQUENCE,  // one sample: T * C values
     OHT_TAP_TOKEN,     // one token: C values
     OHT_TAP_GROUP,     // one (sample, axis 1): the rest of a (B,G,L,C)
-    OHT_TAP_NULL_MASS, // (B,H,T) row normaliser of softmax_1 -> mean null mass per head
+    OHT_TAP_NULL_MASS, // (B,H,T) row normaliser of softmax_1, or its (B,G,H*L,S) probabilities -> mean null mass per head
     OHT_TAP_GATE       // gate values pi -> mean per head
 } oht_tap_kind;
 

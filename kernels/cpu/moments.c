@@ -160,7 +160,28 @@ void moments_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, oht_m
     for (int64_t i = 0; i < rows; i++) one_row(out + i, x + i * n, n);
 }
 
+// 1 - sum of each row of probabilities, (N,H,L,S).
+static void null_mass_of_rows(oht_backend *be, double *mean_h, oht_tensor p) {
+    const int64_t groups = p.dim[0], H = p.dim[1], L = p.dim[2], S = p.dim[3];
+#pragma omp parallel for num_threads(be->threads) if (oht_tensor_count(p) > CPU_SMALL) schedule(static)
+    for (int64_t h = 0; h < H; h++) {
+        double mass = 0.0;
+        for (int64_t g = 0; g < groups; g++) {
+            const float *r = oht_f32(p) + (g * H + h) * L * S;
+            double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < L * S; i++) sum += (double)r[i];
+            mass += (double)L - sum;
+        }
+        mean_h[h] = groups * L > 0 ? mass / (double)(groups * L) : 0.0;
+    }
+}
+
 void null_mass_cpu(oht_backend *be, double *mean_h, oht_tensor row) {
+    if (row.rank == 4) {
+        null_mass_of_rows(be, mean_h, row);
+        return;
+    }
     int64_t B = row.dim[0], H = row.dim[1], T = row.dim[2];
 #pragma omp parallel for num_threads(be->threads) if (B * H * T > CPU_SMALL) schedule(static)
     for (int64_t h = 0; h < H; h++) {

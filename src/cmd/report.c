@@ -12,9 +12,11 @@ typedef enum format { FORMAT_TEXT, FORMAT_MD, FORMAT_CSV, FORMAT_JSON, FORMAT_HT
 static oht_status show_table1(const oht_report_table *t, format how) {
     switch (how) {
     case FORMAT_TEXT:
-        return oht_table1(t, OHT_FORM_TEXT, stdout);
+        OHT_TRY(oht_table1(t, OHT_FORM_TEXT, stdout));
+        return oht_table2(t, OHT_FORM_TEXT, stdout);
     case FORMAT_MD:
-        return oht_table1(t, OHT_FORM_MD, stdout);
+        OHT_TRY(oht_table1(t, OHT_FORM_MD, stdout));
+        return oht_table2(t, OHT_FORM_MD, stdout);
     case FORMAT_CSV:
         return oht_table1_csv(t, stdout);
     case FORMAT_JSON:
@@ -89,12 +91,13 @@ const oht_command oht_cmd_report = {
     .summary = "compares runs: outliers and results of their last evaluation, the paper's Table 1, a page with plots",
     .run = run,
     .help = "  --table1       the paper's Table 1: published numbers beside mean and deviation over our seeds, all pairs of\n"
-            "                 methods with paired differences and 95 % intervals, and both averages\n"
+            "                 methods with paired differences and 95 % intervals, and both averages; with runs of STanHop-Net\n"
+            "                 also Table 2's column ETTh1\n"
             "  --format WORD  text (default), md, csv, json, or html: one page with Table 1 and all plots, nothing outside it\n"
             "\n"
             "Runs that differ in train.seed only are seeds of one experiment. Differences of the list are in percent of the first\n"
             "run of the same model. The infinity norm is the paper's: of feed-forward outputs for BERT (max_ffn_inf_norm), of layer\n"
-            "outputs for OPT (max_layer_inf_norm). W8A8 is the last ohtrain eval with quant.weights=8 quant.activations=8.\n"
+            "outputs for the others (max_layer_inf_norm). W8A8 is the last ohtrain eval with quant.weights=8 quant.activations=8.\n"
             "A run that is damaged, unfinished or no run at all is named on stderr, the others are shown, and the exit code is 3.\n"
             "\n"
             "  ohtrain report runs/vanilla runs/softmax1\n"

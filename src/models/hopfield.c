@@ -46,10 +46,10 @@ oht_value hopfield_record(oht_graph *g, const hopfield_style *s, const hopfield_
     for (int i = 0; i < s->steps; i++) q = oht_hopfield_association(g, q, k, OHT_NONE, a, hf, 0.0f, NULL);
     hf.mix = mix && !gated;
     oht_value x = oht_hopfield_association(g, q, k, v, a, hf, s->dropout, &probs);
-    if (inner) *inner = (hopfield_inner){first.q, first.k, first.v, probs, x};
+    if (inner) *inner = (hopfield_inner){first.q, first.k, first.v, probs, x, OHT_NONE};
     if (gated) {
         const oht_value w[2] = {oht_parameter(g, p->gate[0]), oht_parameter(g, p->gate[1])};
-        x = oht_gate_heads(g, state, x, w, 2, s->gate, NULL);
+        x = oht_gate_heads(g, state, x, w, 2, s->gate, inner ? &inner->gate : NULL);
         if (mix) x = oht_mix_heads(g, x, hf.heads);
     }
     return project(g, x, p->out);

@@ -31,6 +31,7 @@ typedef struct hopfield_params {
 // What taps look at; OHT_NONE where the layer has no such tensor.
 typedef struct hopfield_inner {
     oht_value q, k, v, probs, heads; // heads: before gate and output projection
+    oht_value gate;
 } hopfield_inner;
 
 void hopfield_register(registrar *r, const hopfield_style *style, hopfield_params *out);

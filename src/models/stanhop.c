@@ -202,7 +202,9 @@ static oht_value tap(oht_graph *g, oht_value x, const char *name, oht_tap_kind k
     return oht_tap(g, x, name, kind, SEEN | roles, layer);
 }
 
-static void tap_hopfield(oht_graph *g, const char *name, oht_value out, const hopfield_inner *in, int copies, int layer) {
+// association: its number, the layer of what is measured per head.
+static void tap_hopfield(const oht_model *m, oht_graph *g, const char *name, oht_value out, const hopfield_inner *in, int copies,
+                         int layer, int association) {
     char path[32];
     struct {
         const char *part;
@@ -219,6 +221,14 @@ static void tap_hopfield(oht_graph *g, const char *name, oht_value out, const ho
         // learned patterns, (1,S,C), are the same for every row of the batch
         oht_tap_kind kind = oht_shape(g, part[i].v).rank == 4 ? OHT_TAP_GROUP : OHT_TAP_SEQUENCE;
         tap(g, part[i].v, path, kind, part[i].roles, layer);
+    }
+    if (m->assoc.kind == OHT_SOFTMAX1 && !m->assoc.clipped) {
+        snprintf(path, sizeof path, "%s.null_mass", name);
+        oht_tap(g, in->probs, path, OHT_TAP_NULL_MASS, 0, association);
+    }
+    if (in->gate.id >= 0) {
+        snprintf(path, sizeof path, "%s.gate", name);
+        oht_tap(g, in->gate, path, OHT_TAP_GATE, 0, association);
     }
 }
 
@@ -246,21 +256,22 @@ static oht_value record_mlp(oht_graph *g, oht_value x, mlp_params p, const char 
     return tap(g, rec_linear(g, h, p.out, OHT_ACT_NONE), path, OHT_TAP_GROUP, MLP | CLEAN | copies, layer);
 }
 
-static oht_value record_sthm(const oht_model *m, oht_graph *g, const sthm_params *p, oht_value t, int copies, int layer) {
+// first: number of its first association
+static oht_value record_sthm(const oht_model *m, oht_graph *g, const sthm_params *p, oht_value t, int copies, int layer, int first) {
     const stanhop *s = m->own;
     const float drop = (float)m->cfg.dropout;
     hopfield_inner in;
     oht_value h = hopfield_record(g, &s->hopfield, &p->time, t, t, &in); // (B,M,L,C)
-    tap_hopfield(g, "time", h, &in, TWICE, layer);
+    tap_hopfield(m, g, "time", h, &in, TWICE, layer, first);
     oht_value u = record_norm(m, g, oht_residual(g, t, h, drop), p->norm[0], "norm1", layer);
     h = record_mlp(g, u, p->mlp[0], "mlp1", TWICE, layer);
     u = record_norm(m, g, oht_residual(g, u, h, drop), p->norm[1], "norm2", layer);
 
     const oht_value v = oht_swap_axes(g, u); // (B,L,M,C)
     oht_value c = hopfield_layer_record(g, &s->pool, &p->pool, v, &in);
-    tap_hopfield(g, "pool", c, &in, TWICE, layer);
+    tap_hopfield(m, g, "pool", c, &in, TWICE, layer, first + 1);
     h = hopfield_record(g, &s->hopfield, &p->series, v, v, &in);
-    tap_hopfield(g, "series", h, &in, TWICE, layer);
+    tap_hopfield(m, g, "series", h, &in, TWICE, layer, first + 2);
     oht_value y = record_norm(m, g, oht_residual(g, c, h, drop), p->norm[2], "norm3", layer);
     h = record_mlp(g, y, p->mlp[1], "mlp2", THRICE, layer);
     y = record_norm(m, g, oht_residual(g, y, h, drop), p->norm[3], "norm4", layer);
@@ -276,18 +287,18 @@ static oht_value record_encoder(const oht_model *m, oht_graph *g, int i, oht_val
         x = tap(g, x, "merge.norm", OHT_TAP_SEQUENCE, CLEAN, i);
         x = tap(g, rec_linear(g, x, p->merge, OHT_ACT_NONE), "merge", OHT_TAP_SEQUENCE, TWICE, i);
     }
-    return record_sthm(m, g, &p->sthm, x, TWICE, i);
+    return record_sthm(m, g, &p->sthm, x, TWICE, i, 3 * i);
 }
 
 static oht_value record_decoder(const oht_model *m, oht_graph *g, int i, oht_value y, oht_value stored, oht_value *forecast) {
     const stanhop *s = m->own;
     const decoder_params *p = &s->decoder[i];
-    const int layer = (int)m->cfg.layers + i;
+    const int layer = (int)m->cfg.layers + i, first = 3 * (int)m->cfg.layers + 4 * i;
     hopfield_inner in;
     oht_scope(g, "dec.%d", i);
-    const oht_value a = record_sthm(m, g, &p->sthm, y, 0, layer);
+    const oht_value a = record_sthm(m, g, &p->sthm, y, 0, layer, first);
     const oht_value h = hopfield_record(g, &s->hopfield, &p->cross, a, stored, &in);
-    tap_hopfield(g, "cross", h, &in, THRICE, layer);
+    tap_hopfield(m, g, "cross", h, &in, THRICE, layer, first + 3);
     const oht_value n = record_norm(m, g, oht_residual(g, a, h, (float)m->cfg.dropout), p->norm1, "out_norm1", layer);
     y = oht_residual(g, n, record_mlp(g, n, p->mlp, "ffn", 0, layer), 0.0f);
     y = record_norm(m, g, y, p->norm2, "out_norm2", layer);

@@ -28,6 +28,13 @@ int oht_eval_metrics(const oht_eval_result *r, oht_metric out[OHT_METRICS]) {
     out[n++] = (oht_metric){"max_layer_inf_norm", r->outliers.max_layer_inf_norm};
     out[n++] = (oht_metric){"avg_kurtosis", r->outliers.avg_kurtosis};
     out[n++] = (oht_metric){"max_kurtosis", r->outliers.max_kurtosis};
+    if (r->task == OHT_TASK_SERIES) { // those above are of all tensors the published code hooks; these tell them apart
+        out[n++] = (oht_metric){"modules", (double)r->outliers.modules};
+        out[n++] = (oht_metric){"activation_kurtosis", r->outliers.activation_kurtosis};
+        out[n++] = (oht_metric){"max_kurtosis_layers", r->outliers.max_kurtosis_layers};
+        out[n++] = (oht_metric){"clean_kurtosis", r->outliers.clean_kurtosis};
+        out[n++] = (oht_metric){"clean_max_inf_norm", r->outliers.clean_max_inf_norm};
+    }
     return n;
 }
 

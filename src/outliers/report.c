@@ -4,7 +4,8 @@
 // group="activations").sel(tap="layer.3.ffn.out") works.
 //
 //   /activations   step (S), tap (K); (S,K) per-tap statistics, their names in `per_tap` below
-//   /attention     step (S), layer (L), head (H); (S,L,H) null_mass (softmax_1), gate_mean (gated attention)
+//   /attention     step (S), layer (L), head (H); (S,L,H) null_mass (softmax_1), gate_mean (gated attention). A layer of
+//                  STanHop-Net is one association: 3 of each encoder block, then 4 of each decoder layer
 //   /train         step (S); loss, lr, grad_norm (S)
 //   /quantizability step (S), where quant.every asks; loss, fp_loss, avg_kurtosis, max_inf_norm (S)
 //   /quant/N       one quantized evaluation, written by src/quant/file.c

@@ -225,6 +225,11 @@ static void see_rows(oht_stats *s, const oht_run *run, const oht_tap_info *tap, 
 
 static void see_heads(oht_stats *s, const oht_run *run, const oht_tap_info *tap, oht_tensor x, int head) {
     if (run->rows == 0) return;
+    if (tap->kind == OHT_TAP_NULL_MASS && x.rank == 4) { // (B,G,H*L,S)
+        x.dim[0] *= x.dim[1];
+        x.dim[1] = s->heads;
+        x.dim[2] /= s->heads;
+    }
     if (tap->kind == OHT_TAP_GATE)
         run->be->gate_mean(run->be, s->head_row, x);
     else

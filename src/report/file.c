@@ -12,14 +12,17 @@
 
 enum { NAME = 96 };
 
-// "layer.3.ffn.out" -> 3 and "ffn.out"; others: -1 and the whole name.
-static const char *part_of(const char *name, int *layer) {
+// "layer.3.ffn.out" -> 3 and "ffn.out"; others: -1 and the whole name. STanHop-Net: "enc.3.mlp1.out" -> 3 and "mlp1.out",
+// "dec.0.out" -> the number of encoder blocks and "out".
+static const char *part_of(const oht_report_run *r, const char *name, int *layer) {
+    const bool series = r->cfg.model.type == OHT_MODEL_STANHOP, decoder = series && strncmp(name, "dec.", 4) == 0;
+    const char *before = decoder ? "dec." : series ? "enc." : "layer.", *digits = name + strlen(before);
     char *end;
     *layer = -1;
-    if (strncmp(name, "layer.", 6) != 0 || name[6] < '0' || name[6] > '9') return name;
-    long n = strtol(name + 6, &end, 10);
+    if (strncmp(name, before, strlen(before)) != 0 || *digits < '0' || *digits > '9') return name;
+    long n = strtol(digits, &end, 10);
     if (*end != '.' || n > 9999) return name;
-    *layer = (int)n;
+    *layer = (int)n + (decoder ? (int)r->cfg.model.layers : 0);
     return end + 1;
 }
 
@@ -52,6 +55,20 @@ static void last_group(oht_h5 *file, const char *prefix, bool (*wanted)(oht_h5 *
 
 // ---- the last evaluation ----
 
+// The two sets of tensors apart, and the evaluation before the first step.
+static oht_status read_series_metrics(oht_h5 *file, const char *group, oht_report_run *r) {
+    r->modules = r->activation_kurtosis = r->clean_kurtosis = r->start_kurtosis = r->start_inf_norm = (double)NAN;
+    if (r->cfg.model.type != OHT_MODEL_STANHOP) return OHT_OK;
+    OHT_TRY(oht_h5_get_float(file, group, "modules", &r->modules));
+    OHT_TRY(oht_h5_get_float(file, group, "activation_kurtosis", &r->activation_kurtosis));
+    OHT_TRY(oht_h5_get_float(file, group, "clean_kurtosis", &r->clean_kurtosis));
+    int64_t first;
+    OHT_TRY(oht_h5_get_int(file, "/eval/0", "step", &first));
+    if (first != 0) return OHT_OK;
+    OHT_TRY(oht_h5_get_float(file, "/eval/0", "avg_kurtosis", &r->start_kurtosis));
+    return oht_h5_get_float(file, "/eval/0", r->model->headline, &r->start_inf_norm);
+}
+
 static oht_status read_metrics(oht_h5 *file, const char *group, oht_report_run *r) {
     const struct {
         const char *name;
@@ -71,6 +88,7 @@ static oht_status read_metrics(oht_h5 *file, const char *group, oht_report_run *
     r->is_result = result == 1;
     for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
         OHT_TRY(oht_h5_get_float(file, group, list[i].name, list[i].out));
+    OHT_TRY(read_series_metrics(file, group, r));
     if (r->step < 0 || r->sequences < 1)
         OHT_FAIL(OHT_DATA, "%s: %s: step %" PRId64 ", %" PRId64 " sequences: not an evaluation", oht_h5_path(file), group, r->step,
                  r->sequences);
@@ -85,9 +103,9 @@ static oht_status name_taps(oht_h5 *file, const char *path, char *const *name, i
     for (int k = 0; k < r->n_taps; k++) {
         oht_report_tap *t = &r->tap[k];
         snprintf(t->name, sizeof(t->name), "%s", name[k]);
-        t->part = part_of(t->name, &t->layer);
-        if (t->layer >= r->cfg.model.layers)
-            OHT_FAIL(OHT_DATA, "%s: %s names %s, but the model has %" PRId64 " layers", oht_h5_path(file), path, t->name, r->cfg.model.layers);
+        t->part = part_of(r, t->name, &t->layer);
+        if (t->layer >= r->blocks)
+            OHT_FAIL(OHT_DATA, "%s: %s names %s, but the model has %d layers", oht_h5_path(file), path, t->name, r->blocks);
     }
     return OHT_OK;
 }
@@ -133,9 +151,10 @@ static oht_status read_heads(oht_h5 *file, const char *group, const char *name, 
     if (!oht_h5_exists(file, path)) return OHT_OK;
     oht_h5_shape shape;
     OHT_TRY(oht_h5_shape_of(file, path, 2, -1, &shape));
-    if (shape.dim[0] != r->cfg.model.layers || shape.dim[1] != r->cfg.model.heads)
+    const int64_t L = r->cfg.model.layers, layers = r->cfg.model.type == OHT_MODEL_STANHOP ? 3 * L + 4 * (L + 1) : L;
+    if (shape.dim[0] != layers || shape.dim[1] != r->cfg.model.heads)
         OHT_FAIL(OHT_DATA, "%s: %s is (%" PRId64 ", %" PRId64 "), the model has %" PRId64 " layers of %" PRId64 " heads", oht_h5_path(file),
-                 path, shape.dim[0], shape.dim[1], r->cfg.model.layers, r->cfg.model.heads);
+                 path, shape.dim[0], shape.dim[1], layers, r->cfg.model.heads);
     r->layers = (int)shape.dim[0];
     r->heads = (int)shape.dim[1];
     OHT_TRY(OHT_ALLOC(out, (size_t)(shape.dim[0] * shape.dim[1]), "heads"));
@@ -233,16 +252,38 @@ done:
     return status;
 }
 
-static oht_status same_taps(oht_h5 *file, const oht_report_run *r) {
+// column[k]: of tap k in /activations; -1 where training does not look at it (STanHop-Net: evaluations see more).
+static oht_status find_columns(oht_h5 *file, const oht_report_run *r, int *column, int64_t *columns) {
     char **name;
-    int64_t n;
-    OHT_TRY(oht_h5_read_strings(file, "/activations/tap", &name, &n));
     int same = 0;
-    while (same < r->n_taps && same < n && strncmp(name[same], r->tap[same].name, sizeof(r->tap->name) - 1) == 0) same++;
-    free_strings(name, n);
-    if (same != r->n_taps || n != same)
-        OHT_FAIL(OHT_DATA, "%s: /activations/tap has %" PRId64 " names, of which the first %d are those of the last evaluation, which has %d",
-                 oht_h5_path(file), n, same, r->n_taps);
+    int64_t found = 0;
+    OHT_TRY(oht_h5_read_strings(file, "/activations/tap", &name, columns));
+    for (int k = 0; k < r->n_taps; k++) column[k] = -1;
+    for (int64_t c = 0; c < *columns; c++) // both in forward order
+        for (int k = same; k < r->n_taps; k++)
+            if (strncmp(name[c], r->tap[k].name, sizeof(r->tap->name) - 1) == 0) {
+                column[k] = (int)c;
+                same = k + 1;
+                found++;
+                break;
+            }
+    free_strings(name, *columns);
+    if (found != *columns || (r->cfg.model.type != OHT_MODEL_STANHOP && found != r->n_taps))
+        OHT_FAIL(OHT_DATA, "%s: /activations/tap has %" PRId64 " names, of which %" PRId64 " are those of the last evaluation, which has %d",
+                 oht_h5_path(file), *columns, found, r->n_taps);
+    return OHT_OK;
+}
+
+static oht_status read_columns(oht_h5 *file, int64_t rows, int64_t columns, const int *column, const int64_t *step, float *row,
+                               oht_report_run *r) {
+    oht_report_curves *c = &r->curves;
+    for (int i = 0; i < c->n_activation; i++) {
+        int64_t at = bin(rows, c->n_activation, i + 1) - 1;
+        c->step[i] = (double)step[at];
+        OHT_TRY(oht_h5_read(file, "/activations/inf_norm_mean", at, 1, OHT_H5_F32, row));
+        for (int k = 0; k < r->n_taps; k++)
+            c->inf_mean[(size_t)i * (size_t)r->n_taps + (size_t)k] = column[k] >= 0 && column[k] < columns ? row[column[k]] : NAN;
+    }
     return OHT_OK;
 }
 
@@ -250,31 +291,32 @@ static oht_status same_taps(oht_h5 *file, const oht_report_run *r) {
 static oht_status read_activations(oht_h5 *file, oht_report_run *r) {
     oht_report_curves *c = &r->curves;
     oht_h5_shape shape;
-    int64_t *step = NULL, rows;
+    int64_t *step = NULL, rows, columns = 0;
+    int *column = NULL;
+    float *row = NULL;
     oht_status status;
-    OHT_TRY(same_taps(file, r));
+    OHT_TRY_GOTO(status, OHT_ALLOC(&column, (size_t)r->n_taps, "columns of taps"), done);
+    OHT_TRY_GOTO(status, find_columns(file, r, column, &columns), done);
     OHT_TRY_GOTO(status, read_steps(file, "/activations/step", &step, &rows), done);
     OHT_TRY_GOTO(status, oht_h5_shape_of(file, "/activations/inf_norm_mean", 2, -1, &shape), done);
-    if (shape.dim[0] != rows || shape.dim[1] != r->n_taps)
-        OHT_FAIL_GOTO(status, OHT_DATA, done, "%s: /activations/inf_norm_mean is (%" PRId64 ", %" PRId64 "), expected (%" PRId64 ", %d)",
-                      oht_h5_path(file), shape.dim[0], shape.dim[1], rows, r->n_taps);
+    if (shape.dim[0] != rows || shape.dim[1] != columns)
+        OHT_FAIL_GOTO(status, OHT_DATA, done, "%s: /activations/inf_norm_mean is (%" PRId64 ", %" PRId64 "), expected (%" PRId64 ", %" PRId64 ")",
+                      oht_h5_path(file), shape.dim[0], shape.dim[1], rows, columns);
     c->n_activation = thinned(rows);
     OHT_TRY_GOTO(status, OHT_ALLOC(&c->step, (size_t)c->n_activation, "steps"), done);
     OHT_TRY_GOTO(status, OHT_ALLOC(&c->inf_mean, (size_t)c->n_activation * (size_t)r->n_taps, "infinity norms"), done);
-    for (int i = 0; i < c->n_activation; i++) {
-        int64_t row = bin(rows, c->n_activation, i + 1) - 1;
-        c->step[i] = (double)step[row];
-        OHT_TRY_GOTO(status, oht_h5_read(file, "/activations/inf_norm_mean", row, 1, OHT_H5_F32, c->inf_mean + (size_t)i * (size_t)r->n_taps),
-                     done);
-    }
+    OHT_TRY_GOTO(status, OHT_ALLOC(&row, (size_t)columns, "infinity norms"), done);
+    OHT_TRY_GOTO(status, read_columns(file, rows, columns, column, step, row, r), done);
 done:
+    oht_free(column);
+    oht_free(row);
     oht_free(step);
     return status;
 }
 
 // ---- quantization ----
 
-static oht_status read_sites(oht_h5 *file, const char *group, oht_report_site **out, int *count) {
+static oht_status read_sites(oht_h5 *file, const char *group, const oht_report_run *r, oht_report_site **out, int *count) {
     char path[NAME + 16], **name;
     int64_t n;
     double *sqnr = NULL;
@@ -289,7 +331,7 @@ static oht_status read_sites(oht_h5 *file, const char *group, oht_report_site **
     for (int i = 0; i < (int)n; i++) {
         oht_report_site *s = &(*out)[i];
         snprintf(s->name, sizeof(s->name), "%s", name[i]);
-        s->part = part_of(s->name, &s->layer);
+        s->part = part_of(r, s->name, &s->layer);
         s->sqnr_db = sqnr[i];
     }
     *count = (int)n;
@@ -330,7 +372,7 @@ static oht_status read_quant(oht_h5 *file, oht_report_run *r) {
     bits_of(file, group, weights, activations);
     for (int i = 0; i < 2; i++) {
         snprintf(path, sizeof(path), "%s/%s", group, i == 0 ? "activations" : "weights");
-        OHT_TRY(read_sites(file, path, &q->site[i], &q->n_sites[i]));
+        OHT_TRY(read_sites(file, path, r, &q->site[i], &q->n_sites[i]));
     }
     snprintf(path, sizeof(path), "%s/sensitivity", group);
     OHT_TRY(read_ranking(file, path, q));

@@ -72,7 +72,8 @@ static oht_status runs(const oht_report_table *t, FILE *out) {
     oht_status status = fill_runs(t, &g);
     if (status == OHT_OK) oht_grid_print(&g, OHT_FORM_HTML, out);
     oht_grid_free(&g);
-    fputs("<p class=\"note\">Result: perplexity for language models. Max inf norm: of feed-forward outputs for BERT, of layer outputs for OPT, "
+    oht_report_series_note(t, OHT_FORM_HTML, out);
+    fputs("<p class=\"note\">Result: perplexity for language models, top-1 for ViT, mean squared error for STanHop-Net. Max inf norm: of feed-forward outputs for BERT, of layer outputs for the others (STanHop-Net: its decoder's), "
           "the mean over rows of the row's largest |x|. All of the last evaluation.</p>\n",
           out);
     return status;
@@ -170,6 +171,7 @@ oht_status oht_report_html(const oht_report_table *t, FILE *out) {
         OHT_TRY(runs(t, out));
         fputs("<h2>The paper's Table 1</h2>\n", out);
         OHT_TRY(oht_table1(t, OHT_FORM_HTML, out));
+        OHT_TRY(oht_table2(t, OHT_FORM_HTML, out));
     }
     for (int i = 0; i < t->n_runs; i++) {
         int first = 0;

@@ -131,6 +131,7 @@ oht_status oht_report_text(const oht_report_table *t, FILE *out) {
         fprintf(out, "  %s in %s: sample %" PRId64 ", token %" PRId64 ", channel %" PRId64 "\n",
                 oht_report_number(l->inf_max, number), l->name, l->sample, l->token, l->channel);
     }
+    oht_report_series_note(t, OHT_FORM_TEXT, out);
     return OHT_OK;
 }
 
@@ -157,6 +158,7 @@ oht_status oht_report_markdown(const oht_report_table *t, FILE *out) {
         }
         fputs("|\n", out);
     }
+    oht_report_series_note(t, OHT_FORM_MD, out);
     return OHT_OK;
 }
 
@@ -242,6 +244,13 @@ static json_t *run_object(const oht_report_table *t, const oht_report_run *r) {
     json_object_set_new(o, "max_ffn_inf_norm", number(r->max_ffn_inf_norm));
     json_object_set_new(o, "max_layer_inf_norm", number(r->max_layer_inf_norm));
     json_object_set_new(o, "max_kurtosis", number(r->max_kurtosis));
+    if (r->cfg.model.type == OHT_MODEL_STANHOP) {
+        json_object_set_new(o, "modules", number(r->modules));
+        json_object_set_new(o, "activation_kurtosis", number(r->activation_kurtosis));
+        json_object_set_new(o, "clean_kurtosis", number(r->clean_kurtosis));
+        json_object_set_new(o, "start_kurtosis", number(r->start_kurtosis));
+        json_object_set_new(o, "start_inf_norm", number(r->start_inf_norm));
+    }
     for (int m = 0; m < SHOWN; m++)
         json_object_set_new(percent, metric_name(r, m), number(change(t, r, m)));
     json_object_set_new(o, "change_percent", percent);

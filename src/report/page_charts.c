@@ -39,10 +39,11 @@ bool oht_page_dashed(const oht_report_run *r) {
     return strstr(r->method, "OutEffHop") == NULL;
 }
 
-// Layer k of the paper's 12 in a model of L, counted from 0.
+// Layer k of the paper's 12 in a model of L, counted from 0; STanHop-Net: of the decoder's.
 static int scaled_layer(const oht_report_run *r, int k) {
-    int64_t L = r->cfg.model.layers, l = (k * L + 6) / 12;
-    return (int)(l < L ? l : L - 1);
+    const bool series = r->cfg.model.type == OHT_MODEL_STANHOP;
+    int64_t first = series ? r->cfg.model.layers : 0, L = r->blocks - first, l = (k * L + 6) / 12;
+    return (int)(first + (l < L ? l : L - 1));
 }
 
 static int find_tap(const oht_report_run *r, int layer, const char *part) {
@@ -290,7 +291,7 @@ static oht_status layers_map(const oht_report_run *r, map *m) {
     const char **part;
     OHT_TRY(OHT_ALLOC(&part, (size_t)r->n_taps, "names of tensors"));
     int n = list_parts(r, part);
-    oht_status status = make_map(m, (int)r->cfg.model.layers, n > 0 ? n : 1);
+    oht_status status = make_map(m, r->blocks, n > 0 ? n : 1);
     for (int k = 0; status == OHT_OK && k < n; k++) m->column[k] = part[k];
     if (status == OHT_OK && n == 0) m->column[0] = "-";
     oht_free(part);
@@ -384,7 +385,7 @@ static oht_status site_map(const oht_report_run *r, int weights, FILE *out) {
     map m;
     OHT_TRY(OHT_ALLOC(&part, (size_t)n, "names of sites"));
     int parts = list_site_parts(site, n, part);
-    oht_status status = parts > 0 ? make_map(&m, (int)r->cfg.model.layers, parts) : OHT_OK;
+    oht_status status = parts > 0 ? make_map(&m, r->blocks, parts) : OHT_OK;
     if (status == OHT_OK && parts > 0) {
         snprintf(title, sizeof(title), "%s, seed %lld, %s: %s", r->method, (long long)r->cfg.train.seed, r->quant.name,
                  weights ? "weights" : "activations");

@@ -33,6 +33,25 @@ static const oht_published ROWS[] = {
     {"STanHop-Net", "Gated_Attention", {2.487, 4.277, 0.380, 0.375}, {0.017, 0.163, 0.006, 0.000}},
     {"STanHop-Net", "Gated_OutEffHop", {2.459, 4.240, 0.376, 0.367}, {0.041, 0.155, 0.007, 0.000}},
 };
+// Table 2, ETTh1 (spec paper 1.3); its other columns are not to be had.
+static const oht_published_horizon HORIZONS[] = {
+    {24, "Vanilla", "Hopfield", 2.954, 5.048},   {24, "Sparsemax", "SparseHopfield", 3.311, 4.954},
+    {24, "Entmax", "STanHop (GSH)", 3.269, 4.947}, {24, "OutEffHop", "OutEffHop", 2.897, 4.565},
+    {48, "Vanilla", "Hopfield", 2.968, 4.969},   {48, "Sparsemax", "SparseHopfield", 3.295, 4.749},
+    {48, "Entmax", "STanHop (GSH)", 3.271, 4.644}, {48, "OutEffHop", "OutEffHop", 2.965, 4.570},
+    {168, "Vanilla", "Hopfield", 2.545, 3.923},  {168, "Sparsemax", "SparseHopfield", 3.149, 4.348},
+    {168, "Entmax", "STanHop (GSH)", 3.093, 4.160}, {168, "OutEffHop", "OutEffHop", 2.526, 3.865},
+    {336, "Vanilla", "Hopfield", 2.436, 3.536},  {336, "Sparsemax", "SparseHopfield", 3.071, 4.156},
+    {336, "Entmax", "STanHop (GSH)", 3.043, 4.248}, {336, "OutEffHop", "OutEffHop", 2.433, 3.416},
+    {720, "Vanilla", "Hopfield", 2.443, 3.266},  {720, "Sparsemax", "SparseHopfield", 3.030, 4.179},
+    {720, "Entmax", "STanHop (GSH)", 3.062, 4.238}, {720, "OutEffHop", "OutEffHop", 2.450, 3.218},
+};
+
+const oht_published_horizon *oht_published_horizons(int *n) {
+    *n = sizeof(HORIZONS) / sizeof(HORIZONS[0]);
+    return HORIZONS;
+}
+
 enum { N_ROWS = sizeof(ROWS) / sizeof(ROWS[0]) };
 
 const char *const oht_report_base[3] = {"Vanilla", "Clipped_Softmax", "Gated_Attention"};

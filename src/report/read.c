@@ -18,18 +18,20 @@
 enum { VERSION = 1 }; // of outliers.h5
 
 // "max inf norm" is the paper's headline (spec paper 1.2).
-const oht_report_model *oht_report_model_of(oht_model_type type) {
+// Table 1's forecasts are 24 steps long; other horizons are in Table 2.
+const oht_report_model *oht_report_model_of(const oht_model_config *cfg) {
     static const oht_report_model opt = {"OPT", "perplexity", "perplexity", false, "max_layer_inf_norm", "out"};
     static const oht_report_model bert = {"BERT", "perplexity", "perplexity", false, "max_ffn_inf_norm", "ffn.out"};
     static const oht_report_model stanhop = {"STanHop-Net", "loss", "MSE", false, "max_layer_inf_norm", "out"};
+    static const oht_report_model other = {"STanHop-Net, other horizon", "loss", "MSE", false, "max_layer_inf_norm", "out"};
     static const oht_report_model vit = {"ViT", "top1", "top-1 %", true, "max_layer_inf_norm", "out"};
-    switch (type) {
+    switch (cfg->type) {
     case OHT_MODEL_OPT:
         return &opt;
     case OHT_MODEL_BERT:
         return &bert;
     case OHT_MODEL_STANHOP:
-        return &stanhop;
+        return cfg->horizon == 24 ? &stanhop : &other;
     case OHT_MODEL_VIT:
         return &vit;
     }
@@ -51,7 +53,7 @@ static oht_status name_method(oht_report_run *r) {
         base = spec.clipped ? "Clipped_OutEffHop" : "OutEffHop";
         break;
     case OHT_ENTMAX15:
-        base = "Entmax15";
+        base = m->type == OHT_MODEL_STANHOP && strcmp(m->attention, "entmax") == 0 ? "Entmax" : "Entmax15";
         break;
     case OHT_SPARSEMAX:
         base = "Sparsemax";
@@ -129,7 +131,9 @@ static oht_status read_run(const char *path, bool drawn, oht_report_run *r) {
     oht_config_defaults(&r->cfg);
     OHT_TRY(oht_config_load(&r->cfg, name));
     OHT_TRY(oht_config_check(&r->cfg));
-    r->model = oht_report_model_of(r->cfg.model.type);
+    r->model = oht_report_model_of(&r->cfg.model);
+    const int L = (int)r->cfg.model.layers;
+    r->blocks = r->cfg.model.type == OHT_MODEL_STANHOP ? 2 * L + 1 : L;
     OHT_TRY(name_method(r));
     OHT_TRY(count_parameters(r));
     snprintf(name, sizeof(name), "%.*s/outliers.h5", (int)n, path);

@@ -19,7 +19,7 @@ typedef struct oht_report_model {
     const char *headline;      // attribute that is "max inf norm"
     const char *headline_tap;  // the tensor of each layer it is the largest of
 } oht_report_model;
-const oht_report_model *oht_report_model_of(oht_model_type type);
+const oht_report_model *oht_report_model_of(const oht_model_config *cfg);
 
 // ---- one run ----
 
@@ -70,9 +70,13 @@ typedef struct oht_report_run {
     bool unfinished, is_result; // is_result: the last evaluation is the run's last
     double metric[OHT_REPORT_METRICS]; // NAN = not evaluated
     double loss, max_inf_norm, max_ffn_inf_norm, max_layer_inf_norm, max_kurtosis;
+    // STanHop-Net, else NAN: tensors that avg_kurtosis counts; the same without probabilities; the set without copies and
+    // probabilities; and what the metrics were before the first step (spec stanhop 4.2).
+    double modules, activation_kurtosis, clean_kurtosis, start_kurtosis, start_inf_norm;
+    int blocks; // layers that names of taps count: blocks, and for STanHop-Net the decoder's after the encoder's
     int n_taps, largest; // largest: index of the tap with the largest activation
     oht_report_tap *tap;
-    int layers, heads; // of the two below
+    int layers, heads; // of the two below; a layer of STanHop-Net is one association
     double *null_mass, *gate_mean; // (L,H), NULL = the model has none
     // For the page alone:
     oht_report_curves curves;
@@ -145,6 +149,13 @@ typedef struct oht_published_task {
     bool in_points;                   // a percentage: differences are in points
 } oht_published_task;
 const oht_published_task *oht_published_task_of(const char *model);
+// Table 2, ETTh1: average kurtosis and max inf norm by horizon; method: as in oht_report_run.
+typedef struct oht_published_horizon {
+    int64_t horizon;
+    const char *method, *title;
+    double kurtosis, inf_norm;
+} oht_published_horizon;
+const oht_published_horizon *oht_published_horizons(int *n);
 // Method `i` of 0..2 without and with softmax_1.
 extern const char *const oht_report_base[3], *const oht_report_with[3];
 double oht_report_reduction(double base, double with); // percent; NAN where undefined
@@ -158,6 +169,10 @@ OHT_CHECKED oht_status oht_report_json(const oht_report_table *t, FILE *out);
 OHT_CHECKED oht_status oht_report_html(const oht_report_table *t, FILE *out);
 
 typedef enum oht_report_form { OHT_FORM_TEXT, OHT_FORM_MD, OHT_FORM_HTML } oht_report_form;
+// Table 2, its ETTh1 column: only where a run is one of STanHop-Net.
+OHT_CHECKED oht_status oht_table2(const oht_report_table *t, oht_report_form form, FILE *out);
+// What must be known of STanHop-Net's kurtosis, a paragraph; nothing without such a run.
+void oht_report_series_note(const oht_report_table *t, oht_report_form form, FILE *out);
 OHT_CHECKED oht_status oht_table1(const oht_report_table *t, oht_report_form form, FILE *out);
 OHT_CHECKED oht_status oht_table1_csv(const oht_report_table *t, FILE *out);
 OHT_CHECKED oht_status oht_table1_json(const oht_report_table *t, FILE *out);

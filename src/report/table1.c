@@ -231,6 +231,7 @@ oht_status oht_table1(const oht_report_table *t, oht_report_form form, FILE *out
          "Paper: Hu et al., ICML 2024, PMLR 235:19123, Table 1; mean and deviation over 3 seeds. Its deviations of 0.000 suggest evaluation "
          "seeds of one checkpoint; ours are over trainings. Lower is better, but for ViT's top-1. Outliers grow with training: compare at "
          "equal steps.");
+    oht_report_series_note(t, form, out);
     heading(form, out, "Reduction by softmax_1, 100 (1 - with / without)");
     OHT_TRY(reductions(t, form, out));
     if (t->n_pairs > 0) {

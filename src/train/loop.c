@@ -53,7 +53,9 @@ static oht_status pending(const trainer *t) {
 static bool evaluation_due(const trainer *t, int64_t step) {
     const oht_session *s = t->s;
     int64_t every = t->cfg->train.eval_every > 0 ? t->cfg->train.eval_every : s->epoch_steps;
-    if (s->data.rows[OHT_SPLIT_VALIDATION] == 0 || step == 0) return false;
+    if (s->data.rows[OHT_SPLIT_VALIDATION] == 0) return false;
+    // What STanHop-Net's outlier metrics say of methods they say before training, too (spec stanhop 4.2).
+    if (step == 0) return s->task == OHT_TASK_SERIES;
     return step == s->paced.steps || (every > 0 && step % every == 0);
 }
 
@@ -148,10 +150,11 @@ static oht_status evaluate(trainer *t) {
     const oht_eval_config *e = &t->cfg->eval;
     // The run's result, which ohtrain report compares, takes as many batches as ohtrain eval.
     bool is_result = !result_differs(t) && t->s->state.step >= t->s->paced.steps;
-    OHT_TRY(oht_evaluate(t->s, is_result ? e->max_batches : e->train_eval_batches, &result));
+    const bool first = t->s->state.step == 0; // for the outliers: one batch, and no candidate for the best
+    OHT_TRY(oht_evaluate(t->s, first ? 1 : is_result ? e->max_batches : e->train_eval_batches, &result));
     result.is_result = is_result;
     OHT_TRY(record(t, &result, start));
-    compare(t, &result);
+    if (!first) compare(t, &result);
     return OHT_OK;
 }
 

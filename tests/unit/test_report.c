@@ -59,7 +59,7 @@ static void make_run(oht_report_run *r, const char *path, const char *attention,
     oht_config_defaults(&r->cfg);
     snprintf(r->cfg.model.attention, sizeof(r->cfg.model.attention), "%s", attention);
     r->cfg.train.seed = seed;
-    r->model = oht_report_model_of(OHT_MODEL_OPT);
+    r->model = oht_report_model_of(&r->cfg.model);
     r->path = path;
     r->path_bytes = (int)strlen(path);
     snprintf(r->method, sizeof(r->method), "%s", strcmp(attention, "vanilla") == 0 ? "Vanilla" : "OutEffHop");
