@@ -22,8 +22,8 @@ enum { VERSION = 1 }; // of outliers.h5
 const oht_report_model *oht_report_model_of(const oht_model_config *cfg) {
     static const oht_report_model opt = {"OPT", "perplexity", "perplexity", false, "max_layer_inf_norm", "out"};
     static const oht_report_model bert = {"BERT", "perplexity", "perplexity", false, "max_ffn_inf_norm", "ffn.out"};
-    static const oht_report_model stanhop = {"STanHop-Net", "loss", "MSE", false, "max_layer_inf_norm", "out"};
-    static const oht_report_model other = {"STanHop-Net, other horizon", "loss", "MSE", false, "max_layer_inf_norm", "out"};
+    static const oht_report_model stanhop = {"STanHop-Net", "mse", "MSE", false, "max_layer_inf_norm", "out"};
+    static const oht_report_model other = {"STanHop-Net, other horizon", "mse", "MSE", false, "max_layer_inf_norm", "out"};
     static const oht_report_model vit = {"ViT", "top1", "top-1 %", true, "max_layer_inf_norm", "out"};
     switch (cfg->type) {
     case OHT_MODEL_OPT:

@@ -1,0 +1,40 @@
+# STanHop-Net from a table to a report: what the published metrics count, the evaluation before the first step, both tables.
+source "$OHT_SOURCE/tests/support/e2e.bash"
+cd "$work" || exit 1
+export OMP_NUM_THREADS=1
+awk 'BEGIN { print "date,a,b,c"; for (t = 0; t < 400; t++)
+    printf "2020-01-%02d %02d:00:00,%.5f,%.5f,%.5f\n", 1 + int(t / 24), t % 24, sin(t / 4), cos(t / 9) + t / 300, sin(t / 3) * cos(t / 50) }' >wave.csv
+succeed "$OHTRAIN" prepare series wave.csv --split 250,70,70 -o wave.h5
+cat >wave.yaml <<'EOF'
+model: {type: stanhop, layers: 1, width: 16, heads: 2, ffn: 16, dropout: 0.1, attention_dropout: 0.1, attention: softmax1, series: 3,
+  input: 24, horizon: 24, segment: 6, patterns: 3}
+data: {path: wave.h5}
+train: {steps: 6, global_batch: 16, micro_batch: 8, schedule: constant, warmup_steps: 0, lr: 0.003, eval_every: 3, log_every: 1, clip: 5}
+eval: {batch: 16, micro_batch: 8}
+outliers: {every: 2}
+EOF
+for attention in softmax1 vanilla entmax sparsemax; do
+    succeed "$OHTRAIN" train -c wave.yaml -o runs/$attention model.attention=$attention --quiet
+done
+succeed "$OHTRAIN" train -c wave.yaml -o runs/gated model.gate=conditional_per_token model.gate_init=0.25 --quiet
+succeed ranks 2 "$OHTRAIN" train -c wave.yaml -o two --quiet
+close_losses 1e-4 runs/softmax1 two
+
+grep -q '^{"step": 0, "eval": .*"modules": 143,' runs/softmax1/metrics.jsonl || fail "no evaluation before the first step"
+succeed "$OHTRAIN" eval -r runs/softmax1 --quiet
+for name in mse mae modules activation_kurtosis clean_kurtosis clean_max_inf_norm; do
+    grep -q "^  $name " out || fail "eval does not print $name"
+done
+succeed "$OHTRAIN" report runs/*
+grep -q 'runs/softmax1: [0-9.]* over 143 modules, [0-9.]* without probabilities, .*; before training [0-9]' out || { cat out; fail "no note"; }
+succeed "$OHTRAIN" report runs/* --table1
+grep -q '^24 *STanHop (GSH) *3.269 / 4.947 *[0-9]' out || { cat out; fail "no Table 2"; }
+grep -q '^ *OutEffHop *ours, 1 seed' out || { cat out; fail "not in Table 1"; }
+succeed "$OHTRAIN" report runs/* --format html
+grep -q 'Table 2, ETTh1' out || fail "no Table 2 on the page"
+grep -q 'null mass' out || fail "no null mass on the page"
+grep -q 'mean gate' out || fail "no gates on the page"
+succeed "$OHTRAIN" report runs/* --format json
+# 3 encoder and 8 decoder associations of two heads; a weight between 0 and 1, about 1 / (1 + keys)
+h5dump -d /eval/0/null_mass runs/softmax1/outliers.h5 | grep -q '( 11, 2 )' || fail "null mass is not (11, 2)"
+h5dump -d /attention/gate_mean runs/gated/outliers.h5 | grep -q '( 3, 11, 2 )' || fail "gates are not (3, 11, 2)"
