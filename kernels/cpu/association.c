@@ -29,6 +29,17 @@ static void row_zero(float *s, int64_t n) {
     for (int64_t j = 0; j < n; j++) s[j] = isnan(s[j]) ? s[j] : 0.0f;
 }
 
+static inline float clip_bwd(float g, float p, float gamma, float span) {
+    float y = fmaf(span, p, gamma);
+    return (y >= 0.0f) & (y <= 1.0f) ? span * g : 0.0f; // the bounds pass the gradient
+}
+
+static inline float clip(float p, float gamma, float span) {
+    float y = fmaf(span, p, gamma);
+    y = y < 0.0f ? 0.0f : y;
+    return y > 1.0f ? 1.0f : y;
+}
+
 static float softmax_row(const oht_assoc_spec *f, float *s, int64_t n) {
     float m = row_max(s, n), sum = 0.0f;
     if (f->kind == OHT_SOFTMAX1) m = m > 0.0f ? m : 0.0f;
@@ -48,9 +59,7 @@ static float softmax_row(const oht_assoc_spec *f, float *s, int64_t n) {
         float gamma = (float)f->gamma, span = (float)(f->zeta - f->gamma);
 #pragma omp simd
         for (int64_t j = 0; j < n; j++) {
-            float y = fmaf(span, vexpf(s[j] - m) * inverse, gamma);
-            y = y < 0.0f ? 0.0f : y;
-            y = y > 1.0f ? 1.0f : y;
+            float y = clip(vexpf(s[j] - m) * inverse, gamma, span);
             s[j] = s[j] == -INFINITY ? 0.0f : y;
         }
     } else {
@@ -154,6 +163,52 @@ static void drop_row(float *g, int64_t n, association_drop d) {
     for (int64_t j = 0; j < n; j++) g[j] *= kept(d, j);
 }
 
+void association_clip(const oht_assoc_spec *f, float *p, int64_t n) {
+    const float gamma = (float)f->gamma, span = (float)(f->zeta - f->gamma);
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) p[j] = clip(p[j], gamma, span);
+}
+
+// g := w (g - sum w g / sum w), and for the softmax family, whose p need not sum to 1, p (g - sum p g).
+static void softmax_probs_bwd(const oht_assoc_spec *f, const float *p, float *g, int64_t n) {
+    float dot = 0.0f;
+    if (f->clipped) {
+        const float gamma = (float)f->gamma, span = (float)(f->zeta - f->gamma);
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) g[j] = clip_bwd(g[j], p[j], gamma, span);
+    }
+#pragma omp simd reduction(+ : dot)
+    for (int64_t j = 0; j < n; j++) dot += p[j] * g[j];
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) g[j] = p[j] * (g[j] - dot);
+}
+
+static inline float weight(bool sparsemax, float p) {
+    return sparsemax ? (p > 0.0f ? 1.0f : 0.0f) : sqrtf(p);
+}
+
+static inline void centre(bool sparsemax, const float *p, float *g, int64_t n) {
+    float sum = 0.0f, dot = 0.0f;
+#pragma omp simd reduction(+ : sum, dot)
+    for (int64_t j = 0; j < n; j++) {
+        const float w = weight(sparsemax, p[j]);
+        sum += w;
+        dot += w * g[j];
+    }
+    const float mean = sum > 0.0f ? dot / sum : 0.0f;
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) g[j] = weight(sparsemax, p[j]) * (g[j] - mean);
+}
+
+void association_probs_bwd(const oht_assoc_spec *f, const float *p, float *g, int64_t n) {
+    if (f->kind == OHT_SPARSEMAX)
+        centre(true, p, g, n);
+    else if (f->kind == OHT_ENTMAX15)
+        centre(false, p, g, n);
+    else
+        softmax_probs_bwd(f, p, g, n);
+}
+
 // Where p is near 1 its row's gradient is a small difference, so p = exp(s - norm), good to |s| 6e-8, is
 // normalised again.
 static void clipped_bwd(const oht_assoc_spec *f, float *s, float *g, int64_t n, float norm) {
@@ -164,51 +219,34 @@ static void clipped_bwd(const oht_assoc_spec *f, float *s, float *g, int64_t n, 
     float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
 #pragma omp simd reduction(+ : dot)
     for (int64_t j = 0; j < n; j++) {
-        float p = vexpf(s[j] - norm) * inverse, y = fmaf(span, p, gamma);
-        float gj = (y >= 0.0f) & (y <= 1.0f) ? span * g[j] : 0.0f; // the bounds pass the gradient
-        g[j] = gj;
-        dot += gj * p;
+        float p = vexpf(s[j] - norm) * inverse;
+        g[j] = clip_bwd(g[j], p, gamma, span);
+        dot += g[j] * p;
     }
 #pragma omp simd
     for (int64_t j = 0; j < n; j++) {
-        float p = vexpf(s[j] - norm) * inverse, y = fmaf(span, p, gamma);
+        float p = vexpf(s[j] - norm) * inverse, y = clip(p, gamma, span);
         g[j] = p * (g[j] - dot);
-        y = y < 0.0f ? 0.0f : y;
-        y = y > 1.0f ? 1.0f : y;
         s[j] = s[j] == -INFINITY ? 0.0f : y;
     }
 }
 
-static void sparsemax_bwd(float *s, float *g, int64_t n, float tau) {
-    float sum = 0.0f, count = 0.0f;
-#pragma omp simd reduction(+ : sum, count)
-    for (int64_t j = 0; j < n; j++) {
-        float p = s[j] - tau;
-        s[j] = p < 0.0f ? 0.0f : p;
-        sum += s[j] > 0.0f ? g[j] : 0.0f;
-        count += s[j] > 0.0f ? 1.0f : 0.0f;
-    }
-    float mean = count > 0.0f ? sum / count : 0.0f;
+static void sparsemax_bwd(const oht_assoc_spec *f, float *s, float *g, int64_t n, float tau) {
 #pragma omp simd
-    for (int64_t j = 0; j < n; j++) g[j] = s[j] > 0.0f ? g[j] - mean : 0.0f;
+    for (int64_t j = 0; j < n; j++) {
+        const float p = s[j] - tau;
+        s[j] = p < 0.0f ? 0.0f : p;
+    }
+    association_probs_bwd(f, s, g, n);
 }
 
-static void entmax15_bwd(float *s, float *g, int64_t n, float tau) {
-    float sum = 0.0f, dot = 0.0f;
-#pragma omp simd reduction(+ : sum, dot)
-    for (int64_t j = 0; j < n; j++) {
-        float r = 0.5f * s[j] - tau;
-        r = r < 0.0f ? 0.0f : r;
-        s[j] = r;
-        sum += r;
-        dot += r * g[j];
-    }
-    float mean = sum > 0.0f ? dot / sum : 0.0f;
+static void entmax15_bwd(const oht_assoc_spec *f, float *s, float *g, int64_t n, float tau) {
 #pragma omp simd
     for (int64_t j = 0; j < n; j++) {
-        g[j] = s[j] * (g[j] - mean);
-        s[j] *= s[j];
+        const float r = 0.5f * s[j] - tau;
+        s[j] = r < 0.0f ? 0.0f : r * r;
     }
+    association_probs_bwd(f, s, g, n);
 }
 
 void association_row_bwd(const oht_assoc_spec *f, float *s, float *g, int64_t n, float norm, float out_dout,
@@ -221,8 +259,8 @@ void association_row_bwd(const oht_assoc_spec *f, float *s, float *g, int64_t n,
     if (f->clipped)
         clipped_bwd(f, s, g, n, norm);
     else if (f->kind == OHT_SPARSEMAX)
-        sparsemax_bwd(s, g, n, norm);
+        sparsemax_bwd(f, s, g, n, norm);
     else
-        entmax15_bwd(s, g, n, norm);
+        entmax15_bwd(f, s, g, n, norm);
     drop_row(s, n, drop);
 }

@@ -12,6 +12,11 @@
 // softmax and softmax_1 (clipped or not), tau of sparsemax, and of entmax15 (where p = max(s/2 - tau, 0)^2).
 float association_row(const oht_assoc_spec *f, float *s, int64_t n);
 
+// The clip of clipped forms: p := clip((zeta - gamma) p + gamma, 0, 1).
+void association_clip(const oht_assoc_spec *f, float *p, int64_t n);
+// f' from the base probabilities p, those before the clip: g, d loss / d f(s), is overwritten by d loss / d s.
+void association_probs_bwd(const oht_assoc_spec *f, const float *p, float *g, int64_t n);
+
 // Dropout of one row: element j dropped iff bits[j] < threshold, the others scaled. bits NULL: no dropout.
 typedef struct association_drop {
     const uint16_t *bits;

@@ -130,11 +130,6 @@ static double alpha_of(oht_tensor a, const oht_hopfield *hf) {
     return hf->learns_alpha ? 1.0 + (double)hf->alpha_range / (1.0 + exp(-(double)oht_f32(a)[0])) : 0.0;
 }
 
-static void clip_row(const oht_assoc_spec *f, float *p, int64_t n) {
-    const float gamma = (float)f->gamma, span = (float)(f->zeta - f->gamma);
-    for (int64_t j = 0; j < n; j++) p[j] = fminf(fmaxf(fmaf(span, p[j], gamma), 0.0f), 1.0f);
-}
-
 // Scores to probabilities, those without a clip.
 static void base_row(const oht_hopfield *hf, double alpha, float *s, int64_t n) {
     oht_assoc_spec base = hf->f;
@@ -147,36 +142,8 @@ static void base_row(const oht_hopfield *hf, double alpha, float *s, int64_t n) 
 
 // g: d loss / d f(s), overwritten by d loss / d s; p: base probabilities. Returns d loss / d alpha.
 static double base_row_bwd(const oht_hopfield *hf, double alpha, const float *p, float *g, int64_t n) {
-    float dot = 0.0f, sum = 0.0f;
     if (hf->learns_alpha) return entmax_row_bwd(p, g, n, alpha);
-    switch (hf->f.kind) {
-    case OHT_SOFTMAX:
-    case OHT_SOFTMAX1:
-        if (hf->f.clipped) {
-            const float gamma = (float)hf->f.gamma, span = (float)(hf->f.zeta - hf->f.gamma);
-            for (int64_t j = 0; j < n; j++) {
-                float y = fmaf(span, p[j], gamma);
-                g[j] = y >= 0.0f && y <= 1.0f ? span * g[j] : 0.0f; // the bounds pass the gradient
-            }
-        }
-        for (int64_t j = 0; j < n; j++) dot += p[j] * g[j];
-        for (int64_t j = 0; j < n; j++) g[j] = p[j] * (g[j] - dot);
-        break;
-    case OHT_SPARSEMAX:
-        for (int64_t j = 0; j < n; j++) {
-            sum += p[j] > 0.0f ? 1.0f : 0.0f;
-            dot += p[j] > 0.0f ? g[j] : 0.0f;
-        }
-        for (int64_t j = 0; j < n; j++) g[j] = p[j] > 0.0f ? g[j] - dot / sum : 0.0f;
-        break;
-    case OHT_ENTMAX15:
-        for (int64_t j = 0; j < n; j++) {
-            sum += sqrtf(p[j]);
-            dot += sqrtf(p[j]) * g[j];
-        }
-        for (int64_t j = 0; j < n; j++) g[j] = sum > 0.0f ? sqrtf(p[j]) * (g[j] - dot / sum) : 0.0f;
-        break;
-    }
+    association_probs_bwd(&hf->f, p, g, n);
     return 0.0;
 }
 
@@ -225,7 +192,7 @@ void hopfield_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor probs, oht_ten
                 float *p = w.p + i * s.ld;
                 base_row(hf, alpha, p, s.S);
                 if (hf->keep_base) memcpy(kept + i * s.S, p, (size_t)s.S * sizeof(float));
-                if (hf->f.clipped) clip_row(&hf->f, p, s.S);
+                if (hf->f.clipped) association_clip(&hf->f, p, s.S);
                 if (!hf->keep_base) memcpy(kept + i * s.S, p, (size_t)s.S * sizeof(float));
             }
             drop_rows(hf, &s, bits ? bits + h * s.L * s.S : NULL, w.p);
@@ -283,7 +250,7 @@ void hopfield_bwd_cpu(oht_backend *be, oht_tensor dq, oht_tensor dk, oht_tensor 
                 float *p = w.p + i * s.ld;
                 dalpha += base_row_bwd(hf, alpha, kept + i * s.S, w.g + i * s.ld, s.S);
                 memcpy(p, kept + i * s.S, (size_t)s.S * sizeof(float));
-                if (hf->f.clipped) clip_row(&hf->f, p, s.S);
+                if (hf->f.clipped) association_clip(&hf->f, p, s.S);
             }
             drop_rows(hf, &s, hb, w.p);
             product(s.S, s.D, s.L, hf->beta, w.g, 1, s.ld, oht_f32(q) + own + h * s.D, s.C, to_k + h * s.D, s.C, add_k);

@@ -55,7 +55,10 @@ static void print_model(const oht_session *s) {
            ", feed-forward %" PRId64 ", attention %s",
            oht_model_type_name(m->type), m->layers, m->width, m->heads, m->width / m->heads, m->ffn,
            m->attention);
-    if (m->alpha != 0) printf(" (alpha %g: gamma %g)", m->alpha, -m->alpha / (double)s->tokens);
+    if (m->alpha != 0 && m->type == OHT_MODEL_STANHOP)
+        printf(" (alpha %g: gamma -alpha / S)", m->alpha);
+    else if (m->alpha != 0)
+        printf(" (alpha %g: gamma %g)", m->alpha, -m->alpha / (double)s->tokens);
     printf(", gate %s\n", gate);
     printf("parameters: %s\n", grouped(oht_params_count(s->params), count));
 }

@@ -77,7 +77,8 @@ static const oht_key KEYS[] = {
              "sparsemax; stanhop: also entmax, which learns its alpha; with model.alpha also bare clipped or "
              "clippedsoftmax1"},
     {FLOAT(model, alpha, "0", 0, 1e6),
-     .help = "gamma = -alpha / T and zeta = 1 for a bare clipped or clippedsoftmax1; 0 = unset"},
+     .help = "gamma = -alpha / T and zeta = 1 for a bare clipped or clippedsoftmax1, stanhop: -alpha / S for the S stored "
+             "patterns of each association; 0 = unset"},
     {ENUM(model, gate, "none", GATES), .help = "gate on each head's output"},
     {ENUM(model, gate_form, "linear", GATE_FORMS),
      .help = "network of a conditional gate; mlp has D/4 hidden units, mlp2 has D; all_features is "

@@ -36,6 +36,10 @@ oht_value hopfield_record(oht_graph *g, const hopfield_style *s, const hopfield_
                           oht_value stored, hopfield_inner *inner) {
     oht_hopfield hf = s->assoc;
     if (hf.beta == 0.0f) hf.beta = (float)(1.0 / sqrt((double)(s->width / hf.heads)));
+    if (s->clip_alpha > 0.0) {
+        const oht_tensor y = oht_shape(g, stored);
+        hf.f.gamma = -s->clip_alpha / (double)y.dim[y.rank - 2];
+    }
     const bool gated = s->gate.kind != OHT_GATE_NONE, mix = hf.mix;
     const oht_value a = oht_parameter(g, p->alpha);
     const oht_value k = project(g, stored, p->k);

@@ -12,6 +12,7 @@
 typedef struct hopfield_style {
     int64_t width;
     oht_hopfield assoc;    // f, heads, mix, alpha; beta = (width / heads)^-1/2 when it is 0
+    double clip_alpha;     // clipped forms: gamma = -clip_alpha / S for S stored patterns; 0 = assoc's gamma
     oht_gate gate;         // on each head's result, before the heads are mixed
     double gate_init;
     float dropout;         // on P

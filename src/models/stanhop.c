@@ -65,9 +65,6 @@ static oht_status check(const oht_model_config *c) {
         OHT_FAIL(OHT_CONFIG, "STanHop-Net: %lld series, %lld input and %lld output steps, segments of %lld, %lld merged, %lld patterns; each must be at least 1",
                  (long long)c->series, (long long)c->input, (long long)c->horizon, (long long)c->segment, (long long)c->merge,
                  (long long)c->patterns);
-    if (c->alpha != 0.0)
-        OHT_FAIL(OHT_CONFIG, "model.alpha = %g: rows have different lengths in STanHop-Net, so gamma must be given\n"
-                             "fix: model.attention=\"clipped(-.1:1.1)\" and no model.alpha", c->alpha);
     if (c->gate != OHT_GATE_NONE && (c->gate != OHT_GATE_CONDITIONAL_PER_TOKEN || c->gate_form != OHT_GATE_LINEAR ||
                                      c->gate_fine_tuning))
         OHT_FAIL(OHT_CONFIG, "model.gate: STanHop-Net has the linear form of conditional_per_token only\n"
@@ -137,6 +134,7 @@ static void styles(const oht_model *m, stanhop *s) {
                                              .alpha_range = (float)(c->alpha_max - 1),
                                              .heads = (int)c->heads,
                                              .mix = c->mix_heads},
+                                   .clip_alpha = c->alpha,
                                    .gate = m->gate,
                                    .gate_init = c->gate_init,
                                    .dropout = (float)c->attention_dropout,

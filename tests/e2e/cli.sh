@@ -113,6 +113,7 @@ sed '/^model: /,$d' out >resolved.yaml # what it prints first is a configuration
 expect 0 check -c resolved.yaml data.tokens=128; says out "parameters: 109,514,298"
 expect 0 check -c "$OHT_SOURCE/jobs/vit-s16.yaml"; says out "parameters: 22,037,224"
 expect 0 check -c "$OHT_SOURCE/jobs/vit-s16.yaml" model.patch_bias=true model.qkv_bias=true model.pre_norm=false; says out "parameters: 22,050,664"
+expect 0 check -c "$OHT_SOURCE/jobs/stanhop-etth1-24.yaml"; says out "parameters: 35,150,664"
 for job in "$OHT_SOURCE"/jobs/*.yaml; do
     length=data.tokens=128
     [[ $job == */vit-* ]] && length=model.patch=16 # its length follows from the image

@@ -38,3 +38,10 @@ succeed "$OHTRAIN" report runs/* --format json
 # 3 encoder and 8 decoder associations of two heads; a weight between 0 and 1, about 1 / (1 + keys)
 h5dump -d /eval/0/null_mass runs/softmax1/outliers.h5 | grep -q '( 11, 2 )' || fail "null mass is not (11, 2)"
 h5dump -d /attention/gate_mean runs/gated/outliers.h5 | grep -q '( 3, 11, 2 )' || fail "gates are not (3, 11, 2)"
+
+export OHT_RUNS=$work/jobs OHT_MPIRUN_FLAGS="${mpi[*]}"
+succeed "$OHT_SOURCE/jobs/local.sh" -n 2 -t 1 -J wave "$OHT_SOURCE/jobs/stanhop.slurm" wave.yaml
+same_state "$OHT_RUNS/wave" two
+METHODS="clipped gated_outeffhop entmax" SEEDS=1 succeed "$OHT_SOURCE/jobs/local.sh" -n 1 -J sweep -a 0-2 "$OHT_SOURCE/jobs/sweep.slurm" wave.yaml
+succeed "$OHTRAIN" report "$OHT_RUNS"/sweep/*
+for method in Clipped_Softmax Gated_OutEffHop Entmax; do grep -q " $method " out || fail "the sweep has no $method"; done

@@ -349,10 +349,26 @@ static void impossible_shapes_are_refused(void **state) {
     c = small();
     c.gate = OHT_GATE_CONDITIONAL_PER_HEAD;
     assert_int_equal(oht_model_create(&model, &c, c.input), OHT_CONFIG);
-    c = small();
-    c.alpha = 1.0;
-    snprintf(c.attention, sizeof c.attention, "clipped");
-    assert_int_equal(oht_model_create(&model, &c, c.input), OHT_CONFIG);
+}
+
+// gamma = -alpha / S: with S stored patterns in every association, one gamma does the same.
+static void alpha_follows_the_patterns(void **state) {
+    (void)state;
+    oht_model_config c = small();
+    c.input = 12, c.horizon = 12, c.segment = 4, c.merge = 1; // 3 segments, 3 series, 3 patterns
+    net n;
+    double loss[3];
+    const char *const attention[3] = {"clipped(-.2:1)", "clipped", "clipped"};
+    for (int i = 0; i < 3; i++) {
+        snprintf(c.attention, sizeof c.attention, "%s", attention[i]);
+        c.alpha = i == 0 ? 0.0 : 0.6;
+        c.patterns = i == 2 ? 4 : 3;
+        start(&n, &c, OHT_TRAIN, false);
+        loss[i] = execute(&n);
+        stop(&n);
+    }
+    assert_true(fabs(loss[1] - loss[0]) <= 1e-6 * loss[0]);
+    assert_true(fabs(loss[2] - loss[0]) > 1e-6 * loss[0]);
 }
 
 // Gated network: gradients of the gate against central differences of the loss, and gates near 1 change nothing.
@@ -628,7 +644,7 @@ int main(void) {
         cmocka_unit_test(forecasts_and_outliers_match),
         cmocka_unit_test(published_parameter_counts),
         cmocka_unit_test(impossible_shapes_are_refused),
-        cmocka_unit_test(gates_learn),
+        cmocka_unit_test(alpha_follows_the_patterns), cmocka_unit_test(gates_learn),
     };
     return cmocka_run_group_tests(tests, load, unload);
 }
