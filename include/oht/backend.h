@@ -57,6 +57,10 @@ typedef struct oht_hopfield {
     bool mix;       // heads are laid out (H,L,D) and that memory is read as (L,C) (spec stanhop 1.2)
     bool keep_base; // probs receives what backward needs: for clipped forms P before the clip
     oht_draw drop;  // on P; element of (g, h, i, j) in a sample: ((g * H + h) * L + i) * S + j
+    // Evaluation: quantizers of beta Q K^T and of P, NULL = exact; scores, (B,G,H*L,S), receives beta Q K^T before its
+    // quantizer, absent = nobody asks. probs is P as it is used, quantized.
+    const oht_fakequant *quant_scores, *quant_probs;
+    oht_tensor scores;
 } oht_hopfield;
 
 typedef struct oht_gate {

@@ -37,9 +37,10 @@ int64_t oht_lm_head_rows(int64_t N, int64_t V); // rows of such a chunk
 
 // ---- time series (spec stanhop) ----
 // Association of short rows (backend.h). q: (B,G,L,C); k, v: (B,G,S,C) or (1,S,C); v OHT_NONE: the keys are the values;
-// a: (1), the raw alpha, where hf.learns_alpha. p: dropout on P. *probs: (B,G,H*L,S), for taps.
+// a: (1), the raw alpha, where hf.learns_alpha. p: dropout on P. sites: its scores and probabilities are quantization sites.
+// *probs: (B,G,H*L,S), for taps.
 oht_value oht_hopfield_association(oht_graph *g, oht_value q, oht_value k, oht_value v, oht_value a, oht_hopfield hf,
-                                   float p, oht_value *probs);
+                                   float p, bool sites, oht_value *probs);
 // (B,G,L,C): heads laid out (H,L,D), that memory read as (L,C).
 oht_value oht_mix_heads(oht_graph *g, oht_value x, int heads);
 // (B,T,M) to (B,M,L,s); a row that is too short is continued to the left by its first values.

@@ -12,6 +12,7 @@
 #include "cpu/association.h"
 #include "cpu/cpu.h"
 #include "cpu/entmax.h"
+#include "cpu/fakequant.h"
 #include "cpu/philox.h"
 
 enum { LANES = 8 };
@@ -184,15 +185,19 @@ void hopfield_fwd_cpu(oht_backend *be, oht_tensor out, oht_tensor probs, oht_ten
         const float *kg = oht_f32(k) + (s.shared ? 0 : group * s.S * s.C),
                     *vg = oht_f32(v) + (s.shared ? 0 : group * s.S * s.C);
         const uint16_t *bits = draw(hf, &s, group, w.bits);
+        float *shown = hf->scores.data ? oht_f32(hf->scores) + group * s.H * s.L * s.S : NULL;
         for (int64_t h = 0; h < s.H; h++) {
             float *kept = oht_f32(probs) + (group * s.H + h) * s.L * s.S;
             transpose(w.kt, kg + h * s.D, &s);
             product(s.L, s.ld, s.D, hf->beta, qg + h * s.D, s.C, 1, w.kt, s.ld, w.p, s.ld, false);
             for (int64_t i = 0; i < s.L; i++) {
                 float *p = w.p + i * s.ld;
+                if (shown) memcpy(shown + (h * s.L + i) * s.S, p, (size_t)s.S * sizeof(float));
+                if (hf->quant_scores) fake_quantize_row(p, s.S, *hf->quant_scores);
                 base_row(hf, alpha, p, s.S);
                 if (hf->keep_base) memcpy(kept + i * s.S, p, (size_t)s.S * sizeof(float));
                 if (hf->f.clipped) association_clip(&hf->f, p, s.S);
+                if (hf->quant_probs) fake_quantize_row(p, s.S, *hf->quant_probs);
                 if (!hf->keep_base) memcpy(kept + i * s.S, p, (size_t)s.S * sizeof(float));
             }
             drop_rows(hf, &s, bits ? bits + h * s.L * s.S : NULL, w.p);

@@ -179,9 +179,10 @@ static oht_status check_epochs(const oht_config *cfg) {
 static oht_status check_quant(const oht_config *cfg) {
     const oht_quant_config *q = &cfg->quant;
     bool on = q->weights > 0 || q->activations > 0;
-    if ((on || q->every > 0) && cfg->model.type != OHT_MODEL_OPT && cfg->model.type != OHT_MODEL_BERT)
-        OHT_FAIL(OHT_CONFIG,
-                 "quant.weights, quant.activations, quant.every: only OPT and BERT can be quantized");
+    if ((on || q->every > 0) && cfg->model.type == OHT_MODEL_VIT)
+        OHT_FAIL(OHT_CONFIG, "quant.weights, quant.activations, quant.every: ViT cannot be quantized");
+    if (cfg->model.type == OHT_MODEL_STANHOP && q->setup == OHT_QUANT_INT16_FINAL_LN)
+        OHT_FAIL(OHT_CONFIG, "quant.setup: STanHop-Net has no final LayerNorm\nfix: quant.setup=fp32_head");
     if (q->weights == 1 || q->activations == 1)
         OHT_FAIL(OHT_CONFIG, "quant.%s: found 1, expected 0 (exact) or 2..16 bits",
                  q->weights == 1 ? "weights" : "activations");

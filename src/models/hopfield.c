@@ -28,8 +28,8 @@ void hopfield_register(registrar *r, const hopfield_style *s, hopfield_params *p
     p->gate[1] = reg_param(r, "gate.bias", "gate.{h}.bias", OHT_ROLE_BIAS, -1, logit, 1, &H);
 }
 
-static oht_value project(oht_graph *g, oht_value x, linear_params p) {
-    return p.w < 0 ? x : rec_linear(g, x, p, OHT_ACT_NONE);
+static oht_value project(oht_graph *g, oht_value x, linear_params p, const char *name) {
+    return p.w < 0 ? x : site_linear(g, x, p, OHT_ACT_NONE, name);
 }
 
 oht_value hopfield_record(oht_graph *g, const hopfield_style *s, const hopfield_params *p, oht_value state,
@@ -42,29 +42,31 @@ oht_value hopfield_record(oht_graph *g, const hopfield_style *s, const hopfield_
     }
     const bool gated = s->gate.kind != OHT_GATE_NONE, mix = hf.mix;
     const oht_value a = oht_parameter(g, p->alpha);
-    const oht_value k = project(g, stored, p->k);
-    oht_value v = project(g, s->connected ? k : stored, p->v), q = project(g, state, p->q), probs;
+    const oht_value k = project(g, stored, p->k, "k");
+    oht_value v = project(g, s->connected ? k : stored, p->v, "v"), q = project(g, state, p->q, "q"), probs;
     if (v.id == k.id) v = OHT_NONE; // the keys are the values
     const hopfield_inner first = {.q = q, .k = k, .v = v};
     hf.mix = false;
-    for (int i = 0; i < s->steps; i++) q = oht_hopfield_association(g, q, k, OHT_NONE, a, hf, 0.0f, NULL);
+    for (int i = 0; i < s->steps; i++) q = oht_hopfield_association(g, q, k, OHT_NONE, a, hf, 0.0f, false, NULL);
     hf.mix = mix && !gated;
-    oht_value x = oht_hopfield_association(g, q, k, v, a, hf, s->dropout, &probs);
+    oht_value x = oht_hopfield_association(g, q, k, v, a, hf, s->dropout, true, &probs);
     if (inner) *inner = (hopfield_inner){first.q, first.k, first.v, probs, x, OHT_NONE};
     if (gated) {
         const oht_value w[2] = {oht_parameter(g, p->gate[0]), oht_parameter(g, p->gate[1])};
         x = oht_gate_heads(g, state, x, w, 2, s->gate, inner ? &inner->gate : NULL);
         if (mix) x = oht_mix_heads(g, x, hf.heads);
     }
-    return project(g, x, p->out);
+    return project(g, oht_site(g, x, "context", OHT_SITE_CONTEXT), p->out, "out");
 }
 
 oht_value hopfield_layer_record(oht_graph *g, const hopfield_style *s, const hopfield_params *p, oht_value state,
                                 hopfield_inner *inner) {
+    oht_site_weight(g, p->patterns, OHT_SITE_EMBEDDING);
     return hopfield_record(g, s, p, state, oht_parameter(g, p->patterns), inner);
 }
 
 oht_value hopfield_pooling_record(oht_graph *g, const hopfield_style *s, const hopfield_params *p, oht_value stored,
                                   hopfield_inner *inner) {
+    oht_site_weight(g, p->patterns, OHT_SITE_EMBEDDING);
     return hopfield_record(g, s, p, oht_repeat(g, oht_parameter(g, p->patterns)), stored, inner);
 }

@@ -29,6 +29,7 @@ typedef struct hopfield_params {
     int gate[2];
 } hopfield_params;
 
+// Quantization sites, named below the scope: q, k, v, scores, probs, context (after gate and mix), out; weights and patterns.
 // What taps look at; OHT_NONE where the layer has no such tensor.
 typedef struct hopfield_inner {
     oht_value q, k, v, probs, heads; // heads: before gate and output projection

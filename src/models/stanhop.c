@@ -10,6 +10,8 @@
 //
 // model.norms = stanhop has a LayerNorm after each of the four sums; oeh, the published outlier runs, only the third.
 //
+// Quantization sites: spec 4.5, which infers them (the published code is lost); positions stay exact.
+//
 // Taps: those of the clean set (spec 4.2) always; in evaluation graphs every module the reference hooks, each with its number
 // of copies there, so that the published metrics come out as published.
 #include <math.h>
@@ -234,58 +236,83 @@ static void tap_hopfield(const oht_model *m, oht_graph *g, const char *name, oht
 
 static oht_value record_norm(const oht_model *m, oht_graph *g, oht_value x, norm_params p, const char *name, int layer) {
     if (p.gain < 0) return x;
-    return tap(g, rec_norm(g, m, x, p), name, OHT_TAP_GROUP, CLEAN, layer);
+    return tap(g, site_norm(g, m, x, p, OHT_SITE_NORM, name), name, OHT_TAP_GROUP, CLEAN, layer);
 }
 
 // copies: of the result among the reference's modules
 static oht_value record_mlp(oht_graph *g, oht_value x, mlp_params p, const char *name, int copies, int layer) {
     char path[32];
-    oht_value pre = OHT_NONE, h;
-    if (oht_graph_mode(g) == OHT_EVAL) {
-        h = oht_linear_pre(g, x, oht_parameter(g, p.in.w), oht_parameter(g, p.in.b), OHT_ACT_GELU, &pre);
-        snprintf(path, sizeof path, "%s.pre", name);
-        tap(g, pre, path, OHT_TAP_GROUP, MLP, layer);
-    } else {
-        h = rec_linear(g, x, p.in, OHT_ACT_GELU);
-    }
+    oht_value pre = OHT_NONE;
+    const bool train = oht_graph_mode(g) == OHT_TRAIN;
+    oht_value h = train ? rec_linear(g, x, p.in, OHT_ACT_GELU)
+                        : oht_linear_pre(g, x, oht_parameter(g, p.in.w), oht_parameter(g, p.in.b), OHT_ACT_GELU, &pre);
     snprintf(path, sizeof path, "%s.gelu", name);
+    oht_site_weight(g, p.in.w, OHT_SITE_LINEAR);
+    oht_site_linear(g, h, x, path, p.in.w, p.in.b, OHT_ACT_GELU, 0, 1);
     tap(g, h, path, OHT_TAP_GROUP, MLP, layer);
+    snprintf(path, sizeof path, "%s.pre", name);
+    if (!train) tap(g, pre, path, OHT_TAP_GROUP, MLP, layer);
     snprintf(path, sizeof path, "%s.out", name);
-    return tap(g, rec_linear(g, h, p.out, OHT_ACT_NONE), path, OHT_TAP_GROUP, MLP | CLEAN | copies, layer);
+    return tap(g, site_linear(g, h, p.out, OHT_ACT_NONE, path), path, OHT_TAP_GROUP, MLP | CLEAN | copies, layer);
 }
 
-// first: number of its first association
-static oht_value record_sthm(const oht_model *m, oht_graph *g, const sthm_params *p, oht_value t, int copies, int layer, int first) {
+// x + Drop(f), a site
+static oht_value record_sum(oht_graph *g, oht_value x, oht_value f, float drop, const char *name) {
+    return oht_site(g, oht_residual(g, x, f, drop), name, OHT_SITE_RESIDUAL);
+}
+
+// Sites of a Hopfield layer are named below its own scope.
+static void enter(oht_graph *g, const char *scope, const char *name) {
+    oht_scope(g, "%s.%s", scope, name);
+}
+
+// scope: its own, "enc.3"; first: number of its first association
+static oht_value record_sthm(const oht_model *m, oht_graph *g, const char *scope, const sthm_params *p, oht_value t, int copies,
+                             int layer, int first) {
     const stanhop *s = m->own;
     const float drop = (float)m->cfg.dropout;
     hopfield_inner in;
+    enter(g, scope, "time");
     oht_value h = hopfield_record(g, &s->hopfield, &p->time, t, t, &in); // (B,M,L,C)
+    oht_scope(g, "%s", scope);
     tap_hopfield(m, g, "time", h, &in, TWICE, layer, first);
-    oht_value u = record_norm(m, g, oht_residual(g, t, h, drop), p->norm[0], "norm1", layer);
+    oht_value u = record_norm(m, g, record_sum(g, t, h, drop, "time.sum"), p->norm[0], "norm1", layer);
     h = record_mlp(g, u, p->mlp[0], "mlp1", TWICE, layer);
-    u = record_norm(m, g, oht_residual(g, u, h, drop), p->norm[1], "norm2", layer);
+    u = record_norm(m, g, record_sum(g, u, h, drop, "mlp1.sum"), p->norm[1], "norm2", layer);
 
     const oht_value v = oht_swap_axes(g, u); // (B,L,M,C)
+    enter(g, scope, "pool");
     oht_value c = hopfield_layer_record(g, &s->pool, &p->pool, v, &in);
+    oht_scope(g, "%s", scope);
     tap_hopfield(m, g, "pool", c, &in, TWICE, layer, first + 1);
+    enter(g, scope, "series");
     h = hopfield_record(g, &s->hopfield, &p->series, v, v, &in);
+    oht_scope(g, "%s", scope);
     tap_hopfield(m, g, "series", h, &in, TWICE, layer, first + 2);
-    oht_value y = record_norm(m, g, oht_residual(g, c, h, drop), p->norm[2], "norm3", layer);
+    oht_value y = record_norm(m, g, record_sum(g, c, h, drop, "series.sum"), p->norm[2], "norm3", layer);
     h = record_mlp(g, y, p->mlp[1], "mlp2", THRICE, layer);
-    y = record_norm(m, g, oht_residual(g, y, h, drop), p->norm[3], "norm4", layer);
+    y = record_norm(m, g, record_sum(g, y, h, drop, "mlp2.sum"), p->norm[3], "norm4", layer);
     return tap(g, oht_swap_axes(g, y), "sthm", OHT_TAP_SEQUENCE, copies, layer);
 }
 
 static oht_value record_encoder(const oht_model *m, oht_graph *g, int i, oht_value x) {
     const stanhop *s = m->own;
     const encoder_params *p = &s->encoder[i];
-    oht_scope(g, "enc.%d", i);
+    char scope[16];
+    snprintf(scope, sizeof scope, "enc.%d", i);
+    oht_scope(g, "%s", scope);
     if (i > 0 && m->cfg.merge > 1) {
-        x = rec_norm(g, m, oht_merge_segments(g, x, m->cfg.merge), p->merge_norm);
+        x = site_norm(g, m, oht_merge_segments(g, x, m->cfg.merge), p->merge_norm, OHT_SITE_NORM, "merge.norm");
         x = tap(g, x, "merge.norm", OHT_TAP_SEQUENCE, CLEAN, i);
-        x = tap(g, rec_linear(g, x, p->merge, OHT_ACT_NONE), "merge", OHT_TAP_SEQUENCE, TWICE, i);
+        x = tap(g, site_linear(g, x, p->merge, OHT_ACT_NONE, "merge"), "merge", OHT_TAP_SEQUENCE, TWICE, i);
     }
-    return record_sthm(m, g, &p->sthm, x, TWICE, i, 3 * i);
+    return record_sthm(m, g, scope, &p->sthm, x, TWICE, i, 3 * i);
+}
+
+// The head of each layer stays exact unless quant.setup = all.
+static oht_value record_forecast(oht_graph *g, oht_value y, linear_params p) {
+    return oht_graph_has_sites(g) & OHT_SITES_HEAD ? site_linear(g, y, p, OHT_ACT_NONE, "predict")
+                                                   : oht_linear(g, y, oht_parameter_exact(g, p.w), oht_parameter(g, p.b));
 }
 
 static oht_value record_decoder(const oht_model *m, oht_graph *g, int i, oht_value y, oht_value stored, oht_value *forecast) {
@@ -293,15 +320,19 @@ static oht_value record_decoder(const oht_model *m, oht_graph *g, int i, oht_val
     const decoder_params *p = &s->decoder[i];
     const int layer = (int)m->cfg.layers + i, first = 3 * (int)m->cfg.layers + 4 * i;
     hopfield_inner in;
-    oht_scope(g, "dec.%d", i);
-    const oht_value a = record_sthm(m, g, &p->sthm, y, 0, layer, first);
+    char scope[16];
+    snprintf(scope, sizeof scope, "dec.%d", i);
+    oht_scope(g, "%s", scope);
+    const oht_value a = record_sthm(m, g, scope, &p->sthm, y, 0, layer, first);
+    enter(g, scope, "cross");
     const oht_value h = hopfield_record(g, &s->hopfield, &p->cross, a, stored, &in);
+    oht_scope(g, "%s", scope);
     tap_hopfield(m, g, "cross", h, &in, THRICE, layer, first + 3);
-    const oht_value n = record_norm(m, g, oht_residual(g, a, h, (float)m->cfg.dropout), p->norm1, "out_norm1", layer);
-    y = oht_residual(g, n, record_mlp(g, n, p->mlp, "ffn", 0, layer), 0.0f);
+    const oht_value n = record_norm(m, g, record_sum(g, a, h, (float)m->cfg.dropout, "cross.sum"), p->norm1, "out_norm1", layer);
+    y = record_sum(g, n, record_mlp(g, n, p->mlp, "ffn", 0, layer), 0.0f, "ffn.sum");
     y = record_norm(m, g, y, p->norm2, "out_norm2", layer);
     tap(g, y, "out", OHT_TAP_SEQUENCE, CLEAN | OHT_IN_LAYER_INF, layer);
-    const oht_value part = rec_linear(g, y, p->predict, OHT_ACT_NONE); // (B,M,L,s)
+    const oht_value part = record_forecast(g, y, p->predict); // (B,M,L,s)
     tap(g, part, "predict", OHT_TAP_SEQUENCE, 0, layer);
     *forecast = forecast->id < 0 ? part : oht_residual(g, *forecast, part, 0.0f);
     return y;
@@ -318,10 +349,11 @@ static oht_value record(const oht_model *m, oht_graph *g, oht_value mask, bool r
 
     oht_scope(g, "embed");
     oht_value h = rec_linear(g, oht_cut_segments(g, x, c->segment), s->embed, OHT_ACT_NONE); // (B,M,L,C)
-    h = oht_add_table(g, h, oht_parameter(g, s->enc_pos));
+    oht_site_weight(g, s->embed.w, OHT_SITE_LINEAR);
+    h = oht_site(g, oht_add_table(g, h, oht_parameter(g, s->enc_pos)), "out", OHT_SITE_EMBEDDING);
     tap(g, h, "segments", OHT_TAP_TOKEN, 0, -1);
     tap(g, h, "out", OHT_TAP_SEQUENCE, 0, -1);
-    h = tap(g, rec_norm(g, m, h, s->pre_norm), "norm", OHT_TAP_SEQUENCE, CLEAN, -1);
+    h = tap(g, site_norm(g, m, h, s->pre_norm, OHT_SITE_NORM, "norm"), "norm", OHT_TAP_SEQUENCE, CLEAN, -1);
     kept[0] = h;
     for (int i = 0; i < c->layers; i++) {
         if (recompute) oht_block_begin(g);

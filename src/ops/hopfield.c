@@ -1,16 +1,21 @@
 // The association of the Hopfield layers of time-series models (spec stanhop 1.1): queries (B,G,L,C), stored patterns
 // (B,G,S,C) or (1,S,C), per head P = f(beta Q K^T), A = Drop(P) V. Groups are independent; rows are short, so P is kept for
-// backward. Also the head permutation alone, for what must happen before it (gates).
+// backward. Quantized, scores and probabilities are sites (spec 4.5). Also the head permutation alone, for what must happen before it (gates).
 #include <math.h>
 
 #include "oht/op.h"
 #include "ops/common.h"
 
 enum { Q, K, V, A };
-enum { OUT, PROBS };
+enum { OUT, PROBS, SCORES };
+
+typedef struct hopfield_attr {
+    oht_hopfield hf;
+    int scores, probs; // quantization sites, -1 = none
+} hopfield_attr;
 
 static oht_hopfield with_draw(const oht_run *run, const oht_node *node) {
-    oht_hopfield hf = *(const oht_hopfield *)node->attr;
+    oht_hopfield hf = ((const hopfield_attr *)node->attr)->hf;
     hf.drop = oht_draw_of(run, node, hf.drop.p);
     return hf;
 }
@@ -19,11 +24,48 @@ static oht_tensor values(const oht_run *run, const oht_node *node) {
     return oht_get(run, node->in[node->in[V].id >= 0 ? V : K]);
 }
 
-static void forward(oht_run *run, const oht_node *node) {
-    oht_hopfield hf = with_draw(run, node);
+static void associate(oht_run *run, const oht_node *node, const oht_hopfield *hf) {
     run->be->hopfield_fwd(run->be, oht_get(run, node->out[OUT]), oht_get(run, node->out[PROBS]),
                           oht_get(run, node->in[Q]), oht_get(run, node->in[K]), values(run, node),
-                          oht_get(run, node->in[A]), &hf, oht_scratch(run, node));
+                          oht_get(run, node->in[A]), hf, oht_scratch(run, node));
+}
+
+static void show(oht_run *run, int site, oht_tensor x) {
+    const oht_site_info *list;
+    oht_graph_site_list(run->graph, &list);
+    const int64_t n = x.dim[x.rank - 1];
+    const oht_site_view view = {.x = oht_f32(x), .rows = oht_tensor_rows(x), .n = n, .ld = n};
+    run->quant->see(run->quant, run, &list[site], &view);
+}
+
+// While ranges are estimated the scores must be known before they are quantized, and the probabilities that follow from the
+// quantized scores before those are: three passes, as in src/ops/association.c.
+static void forward_quantized(oht_run *run, const oht_node *node, oht_hopfield hf) {
+    const hopfield_attr *attr = node->attr;
+    const oht_site_info *site;
+    oht_graph_site_list(run->graph, &site);
+    const bool whole = node->n_out > SCORES;
+    if (whole) {
+        hf.scores = oht_get(run, node->out[SCORES]);
+        associate(run, node, &hf);
+        show(run, attr->scores, hf.scores);
+        hf.scores = OHT_NO_TENSOR;
+    }
+    hf.quant_scores = run->quant->now(run->quant, &site[attr->scores]);
+    if (whole) {
+        associate(run, node, &hf);
+        show(run, attr->probs, oht_get(run, node->out[PROBS]));
+    }
+    hf.quant_probs = run->quant->now(run->quant, &site[attr->probs]);
+    associate(run, node, &hf);
+}
+
+static void forward(oht_run *run, const oht_node *node) {
+    const oht_hopfield hf = with_draw(run, node);
+    if (run->quant && ((const hopfield_attr *)node->attr)->scores >= 0)
+        forward_quantized(run, node, hf);
+    else
+        associate(run, node, &hf);
 }
 
 static void backward(oht_run *run, const oht_node *node) {
@@ -47,7 +89,7 @@ static double flops(const oht_run *run, const oht_node *node, bool backward_) {
 static const oht_op HOPFIELD = {"hopfield", forward, backward, flops};
 
 oht_value oht_hopfield_association(oht_graph *g, oht_value q, oht_value k, oht_value v, oht_value a, oht_hopfield hf,
-                                   float p, oht_value *probs) {
+                                   float p, bool sites, oht_value *probs) {
     if (probs) *probs = OHT_NONE;
     oht_tensor x = oht_shape(g, q), y = oht_shape(g, k), z = oht_shape(g, v);
     if (x.rank != 4 || x.dtype != OHT_F32 || hf.heads < 1 || x.dim[3] % hf.heads != 0)
@@ -68,7 +110,9 @@ oht_value oht_hopfield_association(oht_graph *g, oht_value q, oht_value k, oht_v
     hf.keep_base = train;
     uint32_t site = oht_next_site(g);
     oht_value in[] = {q, k, v, a};
-    oht_node *node = oht_node_new(g, &HOPFIELD, in, 4, &hf, sizeof(hf));
+    const hopfield_attr attr = {hf, sites ? oht_site_inside(g, "scores", OHT_SITE_SCORES) : -1,
+                                sites ? oht_site_inside(g, "probs", OHT_SITE_PROBS) : -1};
+    oht_node *node = oht_node_new(g, &HOPFIELD, in, 4, &attr, sizeof(attr));
     if (!node) return OHT_NONE;
     node->site = site;
     oht_rows rows = oht_value_rows(g, q);
@@ -79,6 +123,8 @@ oht_value oht_hopfield_association(oht_graph *g, oht_value q, oht_value k, oht_v
     oht_backend *be = oht_graph_backend(g);
     node->scratch_fwd = be->hopfield_scratch(be, &hf, G, L, S, C);
     if (train) node->scratch_bwd = node->scratch_fwd;
+    if (sites && oht_graph_has_sites(g) & OHT_SITES_INNER)
+        oht_node_output(g, node, OHT_F32, rows, 4, (int64_t[]){x.dim[0], G, hf.heads * L, S});
     if (probs) *probs = kept;
     return out;
 }

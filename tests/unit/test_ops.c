@@ -224,7 +224,7 @@ static oht_value rec_half_tied(oht_graph *g, const oht_value *v, const recipe *r
 // v: queries, keys, values unless there are two inputs only, the raw alpha where it is learned.
 static oht_value rec_hopfield(oht_graph *g, const oht_value *v, const recipe *r) {
     oht_value a = r->hf.learns_alpha ? v[r->n_params - 1] : OHT_NONE;
-    return oht_hopfield_association(g, v[0], v[1], r->n_params > 2 ? v[2] : OHT_NONE, a, r->hf, r->p, NULL);
+    return oht_hopfield_association(g, v[0], v[1], r->n_params > 2 ? v[2] : OHT_NONE, a, r->hf, r->p, false, NULL);
 }
 static oht_value rec_mix_heads(oht_graph *g, const oht_value *v, const recipe *r) {
     (void)r;
