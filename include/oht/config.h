@@ -105,11 +105,10 @@ typedef struct oht_data_config {
 } oht_data_config;
 
 typedef struct oht_train_config {
-    int64_t steps, global_batch, micro_batch;
+    int64_t steps;
     int64_t epochs;       // > 0: that many passes over the data instead of `steps` steps; batches end with the epoch
     bool drop_last;       // the short last batch of an epoch
-    int64_t patience;     // evaluations without improvement before training stops, 0 = off
-    bool keep_best;       // the parameters of the best evaluation are the run's result
+    int64_t global_batch, micro_batch;
     int64_t seed;
     char precision[8];    // fp32
     double lr;
@@ -121,6 +120,8 @@ typedef struct oht_train_config {
     oht_no_decay no_decay;
     double clip;          // global L2 norm; 0 = off
     int64_t eval_every;   // steps; 0 = only at the end, with epochs after each
+    int64_t patience;     // evaluations without improvement before training stops, 0 = off
+    bool keep_best;       // the parameters of the best evaluation are the run's result
     int64_t log_every;
     bool recompute;       // drop each block's saved tensors, run its forward again before its backward
     int64_t reduce_bytes; // piece of a gradient all-reduce
