@@ -39,6 +39,34 @@ succeed "$OHTRAIN" report runs/* --format json
 h5dump -d /eval/0/null_mass runs/softmax1/outliers.h5 | grep -q '( 11, 2 )' || fail "null mass is not (11, 2)"
 h5dump -d /attention/gate_mean runs/gated/outliers.h5 | grep -q '( 3, 11, 2 )' || fail "gates are not (3, 11, 2)"
 
+# Quantized: 16 bits change next to nothing, 3 bits do; scores, probabilities and patterns are among the sites.
+for bits in 16 8 3; do
+    succeed "$OHTRAIN" eval -r runs/softmax1 --quiet quant.weights=$bits quant.activations=$bits quant.batch=16 -o w$bits.json
+done
+python3 - <<'PY' || fail "quantized evaluations"
+import json
+mse = lambda bits: json.load(open(f"w{bits}.json"))
+exact = mse(16)["fp"]["mse"]
+text = lambda bits: json.dumps(mse(bits))
+def quantized(bits):
+    found = []
+    def walk(x, path):
+        if isinstance(x, dict):
+            for k, v in x.items(): walk(v, path + [k])
+        elif isinstance(x, list):
+            for v in x: walk(v, path)
+        elif path and path[-1] == "mse" and "fp" not in path: found.append(x)
+    walk(mse(bits), [])
+    return found[0]
+d = {b: abs(quantized(b) - exact) / exact for b in (16, 8, 3)}
+print(d)
+assert d[16] < 1e-3 and d[8] < 0.02 and d[3] > d[16], d
+PY
+for site in dec.1.cross.scores enc.0.pool.probs enc.0.pool.key dec.0.series.context enc.0.mlp1.gelu embed.out; do
+    grep -q "\"$site\"" runs/softmax1/quant.json || fail "no site $site"
+done
+grep -q '"dec.0.predict"' runs/softmax1/quant.json && fail "the forecast is quantized"
+
 export OHT_RUNS=$work/jobs OHT_MPIRUN_FLAGS="${mpi[*]}"
 succeed "$OHT_SOURCE/jobs/local.sh" -n 2 -t 1 -J wave "$OHT_SOURCE/jobs/stanhop.slurm" wave.yaml
 same_state "$OHT_RUNS/wave" two
