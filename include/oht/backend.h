@@ -140,6 +140,13 @@ struct oht_backend {
     void (*hopfield_bwd)(oht_backend *be, oht_tensor dq, oht_tensor dk, oht_tensor dv, oht_tensor da, oht_tensor dout,
                          oht_tensor probs, oht_tensor q, oht_tensor k, oht_tensor v, oht_tensor a,
                          const oht_hopfield *hf, const bool add[4], void *scratch);
+    // Retrieval to convergence (spec stanhop 1.4): y, a head's part of a group each, is r where the probabilities p,
+    // (B,G,H*L,S), are further than eps from those before, in the norm over (L,S), and q where not. q, r, y: (B,G,L,C).
+    void (*settle_fwd)(oht_backend *be, oht_tensor y, oht_tensor q, oht_tensor r, oht_tensor p, oht_tensor before, int heads,
+                       float eps);
+    // dy to dr or to dq, 0 to the other; either may be absent.
+    void (*settle_bwd)(oht_backend *be, oht_tensor dq, oht_tensor dr, oht_tensor dy, oht_tensor p, oht_tensor before, int heads,
+                       float eps, const bool add[2]);
     // The fixed permutation of spec stanhop 1.2 alone, or its inverse. x, y: (B,G,L,C).
     void (*mix_heads)(oht_backend *be, oht_tensor y, oht_tensor x, int heads, bool inverse, bool add);
     // y[b,j,i] = x[b,i,j] over rows of length C. x: (B,X,Y,C), y: (B,Y,X,C).

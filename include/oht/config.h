@@ -87,6 +87,8 @@ typedef struct oht_model_config {
     oht_block_norms norms;
     int64_t alpha_max; // learned alpha lies in (1, alpha_max)
     bool mix_heads, baseline;
+    int64_t retrievals; // q <- P K before the last association, and where to stop before
+    double retrieval_eps;
 } oht_model_config;
 
 typedef struct oht_data_config {

@@ -41,6 +41,9 @@ int64_t oht_lm_head_rows(int64_t N, int64_t V); // rows of such a chunk
 // *probs: (B,G,H*L,S), for taps.
 oht_value oht_hopfield_association(oht_graph *g, oht_value q, oht_value k, oht_value v, oht_value a, oht_hopfield hf,
                                    float p, bool sites, oht_value *probs);
+// A head's part of r where the probabilities p of a group, (B,G,H*L,S), are further than eps from those before, else of q;
+// q, r: (B,G,L,C). No gradient reaches p and before.
+oht_value oht_settle(oht_graph *g, oht_value q, oht_value r, oht_value p, oht_value before, int heads, float eps);
 // (B,G,L,C): heads laid out (H,L,D), that memory read as (L,C).
 oht_value oht_mix_heads(oht_graph *g, oht_value x, int heads);
 // (B,T,M) to (B,M,L,s); a row that is too short is continued to the left by its first values.

@@ -34,6 +34,8 @@ static const oht_backend_entry entry[] = {
     ENTRY(hopfield_scratch),
     ENTRY(hopfield_fwd),
     ENTRY(hopfield_bwd),
+    ENTRY(settle_fwd),
+    ENTRY(settle_bwd),
     ENTRY(mix_heads),
     ENTRY(swap_axes),
     ENTRY(segment),
@@ -110,11 +112,16 @@ static void *open_library(char *why, size_t size) {
     return dlopen(library, RTLD_NOW | RTLD_LOCAL);
 }
 
+// What a device may lack: recording the operation says so.
+static bool optional(const char *name) {
+    return strncmp(name, "settle_", 7) == 0;
+}
+
 static oht_status check_table(oht_backend *be) {
     for (int i = 0; i < ENTRIES; i++) {
         void (*function)(void);
         memcpy(&function, (const char *)be + entry[i].offset, sizeof(function));
-        if (!function)
+        if (!function && !optional(entry[i].name))
             OHT_FAIL(OHT_INTERNAL, "the %s backend has no %s", be->name ? be->name : "nameless",
                      entry[i].name);
     }

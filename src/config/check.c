@@ -30,7 +30,7 @@ static const struct {
     {"model.norms", SERIES},
     {"model.alpha_max", SERIES},
     {"model.mix_heads", SERIES},
-    {"model.baseline", SERIES},
+    {"model.retrievals", SERIES}, {"model.retrieval_eps", SERIES}, {"model.baseline", SERIES},
     {"data.tokens", TEXT},
     {"data.mlm_probability", TEXT},
     {"data.crop_area", IMAGES},
@@ -88,6 +88,9 @@ int64_t oht_config_tokens(const oht_config *cfg) {
 }
 
 static oht_status check_model(const oht_model_config *m) {
+    if (m->retrieval_eps > 0 && m->retrievals < 2)
+        OHT_FAIL(OHT_CONFIG, "model.retrieval_eps: found %g, which needs model.retrievals of at least 2, found %lld",
+                 m->retrieval_eps, (long long)m->retrievals);
     if (m->width % m->heads != 0)
         OHT_FAIL(OHT_CONFIG, "model.heads: found %lld, which does not divide model.width = %lld",
                  (long long)m->heads, (long long)m->width);

@@ -116,6 +116,11 @@ static const oht_key KEYS[] = {
     {BOOL(model, mix_heads, "true"),
      .help = "read the heads' results, laid out by head, as if laid out by row, as published (stanhop only)"},
     {BOOL(model, baseline, "false"), .help = "predict the difference from the input's mean (stanhop only)"},
+    {INT(model, retrievals, "0", 0, 64),
+     .help = "retrievals q = P K of each Hopfield layer before the one that is used; the published network has none (stanhop "
+             "only)"},
+    {FLOAT(model, retrieval_eps, "0", 0, 1),
+     .help = "fewer where a head's probabilities changed by no more than this; 0 = all of them (stanhop only)"},
 
     {TEXT(data, path, "datasets/sample/opt.h5"), .may_change = true,
      .help = "HDF5 file made by ohtrain prepare"},

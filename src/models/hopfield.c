@@ -47,7 +47,13 @@ oht_value hopfield_record(oht_graph *g, const hopfield_style *s, const hopfield_
     if (v.id == k.id) v = OHT_NONE; // the keys are the values
     const hopfield_inner first = {.q = q, .k = k, .v = v};
     hf.mix = false;
-    for (int i = 0; i < s->steps; i++) q = oht_hopfield_association(g, q, k, OHT_NONE, a, hf, 0.0f, false, NULL);
+    oht_value before = OHT_NONE;
+    for (int i = 0; i < s->steps; i++) { // spec 1.4
+        oht_value now;
+        const oht_value r = oht_hopfield_association(g, q, k, OHT_NONE, a, hf, 0.0f, false, &now);
+        q = i > 0 && s->eps > 0.0 ? oht_settle(g, q, r, now, before, hf.heads, (float)s->eps) : r;
+        before = now;
+    }
     hf.mix = mix && !gated;
     oht_value x = oht_hopfield_association(g, q, k, v, a, hf, s->dropout, true, &probs);
     if (inner) *inner = (hopfield_inner){first.q, first.k, first.v, probs, x, OHT_NONE};

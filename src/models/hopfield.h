@@ -20,7 +20,8 @@ typedef struct hopfield_style {
     bool learned_states;   // they are states (OutEffHopPooling), else stored patterns (OutEffHopLayer)
     bool connected;        // V = (K) W_V, else V = Y W_V
     bool static_query, static_key, static_value, static_out; // the identity instead of a projection
-    int steps;             // retrievals q <- P K before the last association
+    int steps;             // retrievals q <- P K before the last association,
+    double eps;            // at most: a head stops where P changes by no more than eps; 0 = all of them
 } hopfield_style;
 
 typedef struct hopfield_params {

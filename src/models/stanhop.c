@@ -140,7 +140,9 @@ static void styles(const oht_model *m, stanhop *s) {
                                    .gate = m->gate,
                                    .gate_init = c->gate_init,
                                    .dropout = (float)c->attention_dropout,
-                                   .connected = true};
+                                   .connected = true,
+                                   .steps = (int)c->retrievals,
+                                   .eps = c->retrieval_eps};
     s->pool = s->hopfield;
     s->pool.patterns = c->patterns;
 }

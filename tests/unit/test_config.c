@@ -459,6 +459,8 @@ static void keys_must_fit_each_other(void **state) {
     contradicts("model.type=stanhop model.embed_width=64", "model.embed_width: found 64");
     contradicts("model.type=stanhop model.norm=post", "does not read it");
     contradicts("model.type=stanhop data.flip=0", "data.flip");
+    contradicts("model.type=stanhop model.retrievals=8 model.retrieval_eps=1e-4", NULL);
+    contradicts("model.type=stanhop model.retrieval_eps=1e-4", "model.retrievals of at least 2");
     contradicts("model.horizon=48", "model.type = opt does not read it");
     contradicts("model.type=vit model.segment=4", "model.type = vit does not read it");
 }
