@@ -94,27 +94,28 @@ static inline __attribute__((always_inline)) void tile(const int R, const int W,
     }
 }
 
+// All M rows of W columns: four, two, one at a time.
+static inline __attribute__((always_inline)) void rows_of(const int W, int64_t M, int64_t K, float scale, const float *a,
+                                                          int64_t ra, int64_t xa, const float *b, int64_t ldb, float *c,
+                                                          int64_t ldc, bool add) {
+    int64_t i = 0;
+    for (; M - i >= 4; i += 4) tile(4, W, K, scale, a + i * ra, ra, xa, b, ldb, c + i * ldc, ldc, add);
+    if (M - i >= 2) {
+        tile(2, W, K, scale, a + i * ra, ra, xa, b, ldb, c + i * ldc, ldc, add);
+        i += 2;
+    }
+    if (i < M) tile(1, W, K, scale, a + i * ra, ra, xa, b, ldb, c + i * ldc, ldc, add);
+}
+
 // c (M,N) (+)= scale * a b; a by strides (so that it may be transposed), b and c row-major.
 static void product(int64_t M, int64_t N, int64_t K, float scale, const float *a, int64_t ra, int64_t xa, const float *b,
                     int64_t ldb, float *c, int64_t ldc, bool add) {
     int64_t n = 0;
-    for (; N - n >= 32; n += 32) {
-        int64_t i = 0;
-        for (; M - i >= 2; i += 2) tile(2, 32, K, scale, a + i * ra, ra, xa, b + n, ldb, c + i * ldc + n, ldc, add);
-        if (i < M) tile(1, 32, K, scale, a + i * ra, ra, xa, b + n, ldb, c + i * ldc + n, ldc, add);
-    }
-    for (; N - n >= 16; n += 16) {
-        int64_t i = 0;
-        for (; M - i >= 4; i += 4) tile(4, 16, K, scale, a + i * ra, ra, xa, b + n, ldb, c + i * ldc + n, ldc, add);
-        for (; i < M; i++) tile(1, 16, K, scale, a + i * ra, ra, xa, b + n, ldb, c + i * ldc + n, ldc, add);
-    }
-    for (; N - n >= 8; n += 8) {
-        int64_t i = 0;
-        for (; M - i >= 4; i += 4) tile(4, 8, K, scale, a + i * ra, ra, xa, b + n, ldb, c + i * ldc + n, ldc, add);
-        for (; i < M; i++) tile(1, 8, K, scale, a + i * ra, ra, xa, b + n, ldb, c + i * ldc + n, ldc, add);
-    }
-    for (; n < N; n++)
-        for (int64_t i = 0; i < M; i++) tile(1, 1, K, scale, a + i * ra, ra, xa, b + n, ldb, c + i * ldc + n, ldc, add);
+    for (; N - n >= 64; n += 64) rows_of(64, M, K, scale, a, ra, xa, b + n, ldb, c + n, ldc, add);
+    for (; N - n >= 32; n += 32) rows_of(32, M, K, scale, a, ra, xa, b + n, ldb, c + n, ldc, add);
+    for (; N - n >= 16; n += 16) rows_of(16, M, K, scale, a, ra, xa, b + n, ldb, c + n, ldc, add);
+    for (; N - n >= 8; n += 8) rows_of(8, M, K, scale, a, ra, xa, b + n, ldb, c + n, ldc, add);
+    for (; n < N; n++) rows_of(1, M, K, scale, a, ra, xa, b + n, ldb, c + n, ldc, add);
 }
 
 // t (D, ld) = transpose of one head of x (S, C); the columns behind S are 0.
