@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ohtrain against PyTorch eager (newest release) on the same cores, alternating in one run: tokens/s, peak memory, and the
 # share of this machine's SGEMM rate. Installs PyTorch into build/peer; nothing else in the project needs it.
-#   tests/bench/compare.sh [opt] [bert]      THREADS=2 ROUNDS=2 STEPS=3 PEER_PYTHON=/path/to/python
+#   tests/bench/compare.sh [opt] [bert] [stanhop]      THREADS=2 ROUNDS=2 STEPS=3 PEER_PYTHON=/path/to/python
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source env/common.sh
@@ -19,6 +19,14 @@ models=("$@")
 
 export OMP_NUM_THREADS=$threads
 for model in "${models[@]}"; do
+    if [ "$model" = stanhop ]; then # batch 32; windows instead of tokens
+        for ((round = 0; round < rounds; round++)); do
+            build/release/ohtrain bench -c jobs/stanhop-etth1-24.yaml --steps "$steps" --json "$out/$model-$round.json" --quiet \
+                train.global_batch=32 >/dev/null
+            "$python" tests/bench/peer_stanhop.py --steps "$steps" --threads "$threads" --json "$out/$model-peer-$round.json" >/dev/null
+        done
+        continue
+    fi
     job=jobs/opt-125m.yaml tokens=512
     if [ "$model" = bert ]; then job=jobs/bert-base.yaml tokens=128; fi
     for ((round = 0; round < rounds; round++)); do
@@ -36,8 +44,10 @@ for m in models:
     peer = [json.load(open(f"{out}/{m}-peer-{r}.json")) for r in range(rounds)]
     med = lambda runs, key: statistics.median(r[key] for r in runs)
     n = peer[0]["parameters"]
-    print(f"{m}: ohtrain {med(ours, 'tokens_per_s'):.0f} tokens/s, {peer[0]['peer']} {med(peer, 'tokens_per_s'):.0f}: "
-          f"{med(ours, 'tokens_per_s') / med(peer, 'tokens_per_s'):.2f} times")
+    what = "windows" if m == "stanhop" else "tokens"
+    rate = f"{what}_per_s"
+    print(f"{m}: ohtrain {med(ours, rate):.4g} {what}/s, {peer[0]['peer']} {med(peer, rate):.4g}: "
+          f"{med(ours, rate) / med(peer, rate):.2f} times")
     print(f"   share of the SGEMM rate {med(ours, 'gemm_share'):.3f}; memory beyond 16 bytes a parameter: "
           f"{(med(ours, 'peak_rss_bytes') - 16 * n) / 2**20:.0f} MiB against {med(peer, 'beyond_16_bytes_a_parameter') / 2**20:.0f} MiB")
 EOF
