@@ -24,8 +24,8 @@ static const char *const HELP =
     "  ohtrain --version\n"
     "\n"
     "Exit codes: 0 done, 1 internal error or failed check, 2 usage or configuration, 3 data, 4 not finite,\n"
-    "5 device or communication, 6 input/output, 7 memory, 75 stopped by SIGUSR1, SIGTERM or SIGINT: train after\n"
-    "a good checkpoint, other commands with nothing left behind; the same command again does the rest.\n";
+    "5 device or communication, 6 input/output, 7 memory, 75 stopped by SIGUSR1, SIGTERM, SIGINT or SIGHUP: train\n"
+    "after a good checkpoint, other commands with nothing left behind; the same command again does the rest.\n";
 
 static const char *command_name(const void *ctx, int i) {
     (void)ctx;

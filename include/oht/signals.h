@@ -1,5 +1,5 @@
-// Stop requests: SIGUSR1, SIGTERM and SIGINT only set a flag. Every loop that can last polls it, and ranks agree on it
-// before anyone leaves (OHT_STOPPED). Local.
+// Stop requests: SIGUSR1, SIGTERM, SIGINT and SIGHUP only set a flag. Every loop that can last polls it, and ranks
+// agree on it before anyone leaves (OHT_STOPPED). Local.
 #pragma once
 
 #include <stdbool.h>

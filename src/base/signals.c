@@ -1,6 +1,6 @@
 // Stop requests. SIGUSR1 (the contract), SIGTERM (best effort: mpirun follows it with a kill about a second
-// later) and SIGINT only set a flag; the loops poll it and agree on it. A second SIGINT ends the process: who
-// presses Ctrl-C again does not want to wait. SIGCONT, which mpirun sends before SIGTERM, means nothing here.
+// later), SIGHUP (the terminal is gone) and SIGINT only set a flag; the loops poll it and agree on it. A second
+// SIGINT or SIGHUP ends the process: who presses Ctrl-C again does not want to wait. SIGCONT, which mpirun sends before SIGTERM, means nothing here.
 // SIGXFSZ is ignored so that a file size limit comes back as an error of write().
 #include "oht/signals.h"
 
@@ -22,10 +22,12 @@ void oht_signals_install(void) {
     action.sa_handler = on_stop;
     sigaction(SIGUSR1, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    struct sigaction now;
+    static const int once[] = {SIGINT, SIGHUP};
     action.sa_flags |= (int)SA_RESETHAND;
-    if (!stop_asked && sigaction(SIGINT, NULL, &now) == 0 && now.sa_handler != SIG_IGN) // nohup, background jobs
-        sigaction(SIGINT, &action, NULL);
+    for (size_t i = 0; !stop_asked && i < sizeof(once) / sizeof(once[0]); i++) {
+        struct sigaction now; // nohup and background jobs ignore them, and that stays
+        if (sigaction(once[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN) sigaction(once[i], &action, NULL);
+    }
     action.sa_flags = SA_RESTART;
     action.sa_handler = SIG_IGN;
     sigaction(SIGXFSZ, &action, NULL);

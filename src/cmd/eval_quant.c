@@ -80,6 +80,11 @@ static oht_status write_files(const eval_quant *e, const oht_session *s, const c
         return OHT_OK;
     }
     oht_status status = oht_quant_report(e->q, rundir, &m);
+    if (status == OHT_DATA) { // a damaged report must not cost the result of a long evaluation
+        const char *why = oht_error_last()->text;
+        oht_warn("%.*s: the quantized result is in quant.h5 and quant.json only", (int)strcspn(why, "\n"), why);
+        status = OHT_OK;
+    }
     if (lock >= 0) close(lock);
     return status;
 }

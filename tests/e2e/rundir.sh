@@ -32,6 +32,13 @@ succeed "$OHTRAIN" report run
 succeed $train -o run train.steps=30
 [ "$(h5dump -d /activations/step run/outliers.h5 | grep -c '(0): 25, 30')" = 1 ] || fail "the new report does not go on"
 
+# A quantized evaluation beside a damaged report: the result is shown all the same.
+cp -r run worse
+truncate -s 3000 worse/outliers.h5
+expect 0 'warning: worse/outliers.h5: .*: the quantized result is in quant.h5 and quant.json only' \
+    "$OHTRAIN" eval --quiet -r worse quant.weights=8 quant.activations=8 quant.batches=2 quant.batch=2
+grep -q W8A8 out && [ -f worse/quant.json ] || fail "the quantized result is lost"
+
 # Two starts in one directory: the second says at once what it waits for.
 "$OHTRAIN" train --quiet -c opt.yaml -o busy train.steps=100000000 2>first.log &
 first=$!

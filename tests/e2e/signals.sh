@@ -46,8 +46,8 @@ asked() { # SIGNAL PID
 }
 says() { grep -q "$1" "$work/log"; }
 mkfifo "$work/endless"
-for signal in USR1 TERM INT; do
-    env --default-signal=INT "$OHTRAIN" prepare text --train "$work/endless" --block 8 -o "$work/text.h5" \
+for signal in USR1 TERM INT HUP; do
+    env --default-signal=INT,HUP "$OHTRAIN" prepare text --train "$work/endless" --block 8 -o "$work/text.h5" \
         --tokenizer "$OHT_SOURCE/datasets/sample/tokenizers/opt" >"$work/log" 2>&1 &
     pid=$!
     exec 8>"$work/endless" # it opens, and then says nothing
