@@ -24,8 +24,10 @@ static const char *const HELP =
     "  ohtrain --version\n"
     "\n"
     "Exit codes: 0 done, 1 internal error or failed check, 2 usage or configuration, 3 data, 4 not finite,\n"
-    "5 device or communication, 6 input/output, 7 memory, 75 stopped by SIGUSR1, SIGTERM, SIGINT or SIGHUP: train\n"
-    "after a good checkpoint, other commands with nothing left behind; the same command again does the rest.\n";
+    "5 device or communication, 6 input/output, 7 memory, 75 stopped by SIGUSR1, SIGTERM, SIGINT or SIGHUP: "
+    "train\n"
+    "after a good checkpoint, other commands with nothing left behind; the same command again does the "
+    "rest.\n";
 
 static const char *command_name(const void *ctx, int i) {
     (void)ctx;
@@ -117,10 +119,11 @@ int main(int argc, char **argv) {
         status = command->run(comm, argc, argv);
     }
     if (status == OHT_STOPPED && command != &oht_cmd_train)
-        (void)oht_error_set(OHT_STOPPED, __FILE__, __LINE__,
-                            "%s: stopped on request before it was done\nfix: start the same command again; it "
-                            "begins anew",
-                            command->name);
+        (void)oht_error_set(
+            OHT_STOPPED, __FILE__, __LINE__,
+            "%s: stopped on request before it was done\nfix: start the same command again; it "
+            "begins anew",
+            command->name);
     if (status == OHT_COMM && oht_comm_size(comm) > 1) { // others may wait for this rank
         oht_error_print(stderr, oht_error_last(), oht_comm_rank(comm), oht_comm_size(comm),
                         oht_comm_node(comm));

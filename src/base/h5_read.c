@@ -79,7 +79,8 @@ static uint64_t little(const unsigned char *b, int n) {
 
 static bool heap_holds(FILE *in, uint64_t address, uint64_t index, uint64_t bytes, uint64_t file_bytes) {
     unsigned char head[16];
-    if (address > file_bytes || file_bytes - address < 16 || fseeko(in, (off_t)address, SEEK_SET) != 0) return false;
+    if (address > file_bytes || file_bytes - address < 16 || fseeko(in, (off_t)address, SEEK_SET) != 0)
+        return false;
     if (fread(head, 1, 16, in) != 16 || memcmp(head, "GCOL\1", 5) != 0) return false;
     uint64_t size = little(head + 8, 8), at = 16;
     if (size > file_bytes - address) return false;
@@ -107,7 +108,8 @@ static bool heap_is_sound(hid_t dataset, int64_t n, const char *path) {
         unsigned char ref[16];
         sound = fseeko(in, (off_t)(at + 16 * (haddr_t)i), SEEK_SET) == 0 && fread(ref, 1, 16, in) == 16;
         uint64_t bytes = little(ref, 4), address = little(ref + 4, 8);
-        if (sound && (bytes > 0 || address != 0)) sound = heap_holds(in, address, little(ref + 12, 4), bytes, file_bytes);
+        if (sound && (bytes > 0 || address != 0))
+            sound = heap_holds(in, address, little(ref + 12, 4), bytes, file_bytes);
     }
     fclose(in);
     return sound;
@@ -168,7 +170,8 @@ static oht_status read_strings(oht_h5 *file, const char *name, char ***out, int6
     OHT_TRY(OHT_ALLOC(&text, (size_t)shape.dim[0], "strings"));
     hid_t type = H5Dget_type(slot->id), space = H5Dget_space(slot->id);
     oht_status status = H5Tis_variable_str(type) > 0
-                            ? copy_variable(slot->id, type, space, text, shape.dim[0], file->path, name, file->mode == OHT_H5_READ)
+                            ? copy_variable(slot->id, type, space, text, shape.dim[0], file->path, name,
+                                            file->mode == OHT_H5_READ)
                             : copy_fixed(slot->id, type, text, shape.dim[0], file->path, name);
     H5Tclose(type);
     H5Sclose(space);

@@ -13,12 +13,11 @@ oht_status oht_alloc(void **out, size_t count, size_t size, const char *what) {
     *out = NULL;
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - 64)
-        OHT_FAIL(OHT_MEMORY, "%s: %zu elements of %zu bytes are more than a machine can address", what, count, size);
+        OHT_FAIL(OHT_MEMORY, "%s: %zu elements of %zu bytes are more than a machine can address", what, count,
+                 size);
     size_t rounded = (bytes + 63) / 64 * 64;
     void *ptr = aligned_alloc(64, rounded ? rounded : 64);
-    if (!ptr)
-        OHT_FAIL(OHT_MEMORY, "%s: cannot get %.1f MiB of memory", what,
-                 (double)bytes / 1048576.0);
+    if (!ptr) OHT_FAIL(OHT_MEMORY, "%s: cannot get %.1f MiB of memory", what, (double)bytes / 1048576.0);
     memset(ptr, 0, rounded ? rounded : 64);
     atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
     *out = ptr;
@@ -54,7 +53,8 @@ uint64_t oht_node_memory(void) {
     for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
         FILE *in = fopen(limits[i], "re");
         unsigned long long limit;
-        if (in && fscanf(in, "%llu", &limit) == 1 && limit > 0 && (bytes == 0 || limit < bytes)) bytes = limit;
+        if (in && fscanf(in, "%llu", &limit) == 1 && limit > 0 && (bytes == 0 || limit < bytes))
+            bytes = limit;
         if (in) fclose(in); // "max": no limit
     }
     return bytes;

@@ -130,7 +130,8 @@ static oht_status set_float(const oht_key *key, void *field, const char *text, c
     if (!low_ok || !high_ok) return refuse(key, text, where, "out of range");
     // Kernels take single precision: a limit that is excluded must not come back by rounding.
     float single = (float)value;
-    if (value != 0 && fabsf(single) < FLT_MIN) return refuse(key, text, where, "too small for single precision");
+    if (value != 0 && fabsf(single) < FLT_MIN)
+        return refuse(key, text, where, "too small for single precision");
     if ((key->open_low && (double)single <= key->flow) || (key->open_high && (double)single >= key->fhigh))
         return refuse(key, text, where, "which single precision rounds to the limit");
     *(double *)field = value == 0 ? 0.0 : value; // -0 is 0

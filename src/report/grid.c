@@ -30,13 +30,20 @@ void oht_html_text(FILE *out, const char *text) {
     while (left > 0) {
         size_t n = 1, good = oht_utf8_valid(s, left < 4 ? left : 4);
         if (good > 0) oht_utf8_next(s, &n);
-        if (good == 0) fputs("\xEF\xBF\xBD", out);
-        else if (*s == '&') fputs("&amp;", out);
-        else if (*s == '<') fputs("&lt;", out);
-        else if (*s == '>') fputs("&gt;", out);
-        else if (*s == '"') fputs("&quot;", out);
-        else if (*s < 0x20 || *s == 0x7F || (n == 2 && s[0] == 0xC2 && s[1] < 0xA0)) fputc('?', out);
-        else fwrite(s, 1, n, out);
+        if (good == 0)
+            fputs("\xEF\xBF\xBD", out);
+        else if (*s == '&')
+            fputs("&amp;", out);
+        else if (*s == '<')
+            fputs("&lt;", out);
+        else if (*s == '>')
+            fputs("&gt;", out);
+        else if (*s == '"')
+            fputs("&quot;", out);
+        else if (*s < 0x20 || *s == 0x7F || (n == 2 && s[0] == 0xC2 && s[1] < 0xA0))
+            fputc('?', out);
+        else
+            fwrite(s, 1, n, out);
         s += n;
         left -= n;
     }
@@ -62,7 +69,8 @@ static void print_text(const oht_grid *g, int rows, FILE *out) {
             const char *text = cell_of(g, r, c), *end = c == g->columns - 1 ? "\n" : "  ";
             int pad = width[c] - width_of(text);
             bool last_word = c < g->left && c == g->columns - 1;
-            fprintf(out, "%*s%s%*s%s", c < g->left ? 0 : pad, "", text, c < g->left && !last_word ? pad : 0, "", end);
+            fprintf(out, "%*s%s%*s%s", c < g->left ? 0 : pad, "", text, c < g->left && !last_word ? pad : 0,
+                    "", end);
         }
 }
 

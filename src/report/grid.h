@@ -17,7 +17,8 @@ typedef struct oht_grid {
 } oht_grid;
 
 // Appends one cell; a row is full after `columns` of them. Control characters become '?'.
-OHT_CHECKED oht_status oht_grid_add(oht_grid *g, const char *format, ...) __attribute__((format(printf, 2, 3)));
+OHT_CHECKED oht_status oht_grid_add(oht_grid *g, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 void oht_grid_print(const oht_grid *g, oht_report_form form, FILE *out);
 void oht_grid_free(oht_grid *g);
 

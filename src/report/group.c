@@ -29,8 +29,10 @@ double oht_report_student_t(int freedom, double level) {
     for (int i = 0; i < 200 && low < high; i++) {
         double middle = 0.5 * (low + high);
         if (middle <= low || middle >= high) break;
-        if (inside(freedom, middle) < level) low = middle;
-        else high = middle;
+        if (inside(freedom, middle) < level)
+            low = middle;
+        else
+            high = middle;
     }
     return 0.5 * (low + high);
 }
@@ -55,8 +57,8 @@ static int summarize(const double *x, int n, double *mean, double *sd) {
 
 // Keys that say where and how a run computes or reports, not what.
 static bool incidental(const char *name) {
-    return strncmp(name, "run.", 4) == 0 || strncmp(name, "quant.", 6) == 0 || strcmp(name, "outliers.publish_s") == 0 ||
-           strcmp(name, "train.log_every") == 0;
+    return strncmp(name, "run.", 4) == 0 || strncmp(name, "quant.", 6) == 0 ||
+           strcmp(name, "outliers.publish_s") == 0 || strcmp(name, "train.log_every") == 0;
 }
 
 // Equal but for the keys named, and incidental ones.
@@ -84,7 +86,8 @@ static void add_member(oht_report_table *t, oht_report_group *g, int run) {
     int at = g->n;
     for (int i = 0; i < g->n; i++)
         if (seed_of(t, g->member[i]) == seed_of(t, run)) {
-            oht_warn("%s: the same configuration and seed as %s; counted once", t->run[run].path, t->run[g->member[i]].path);
+            oht_warn("%s: the same configuration and seed as %s; counted once", t->run[run].path,
+                     t->run[g->member[i]].path);
             return;
         }
     for (; at > 0 && seed_of(t, g->member[at - 1]) > seed_of(t, run); at--) g->member[at] = g->member[at - 1];
@@ -119,7 +122,9 @@ static void sort_groups(oht_report_table *t) { // by insertion: stable, and ther
     for (int i = 1; i < t->n_groups; i++)
         for (int k = i; k > 0; k--) {
             oht_report_group *a = &t->group[k - 1], *b = &t->group[k], swap = *a;
-            if (a->first->model != b->first->model || method_rank(a->first->method) <= method_rank(b->first->method)) break;
+            if (a->first->model != b->first->model ||
+                method_rank(a->first->method) <= method_rank(b->first->method))
+                break;
             *a = *b;
             *b = swap;
         }
@@ -154,10 +159,13 @@ static void label_groups(oht_report_table *t) {
         char where[48];
         bool alone = true;
         for (int k = 0; k < t->n_groups; k++)
-            alone &= k == i || t->group[k].first->model != g->first->model || strcmp(t->group[k].first->method, g->first->method) != 0;
+            alone &= k == i || t->group[k].first->model != g->first->model ||
+                     strcmp(t->group[k].first->method, g->first->method) != 0;
         name_paths(t, g, where);
-        if (alone || !where[0]) snprintf(g->label, sizeof(g->label), "%s", g->first->method);
-        else snprintf(g->label, sizeof(g->label), "%.40s: %s", g->first->method, where);
+        if (alone || !where[0])
+            snprintf(g->label, sizeof(g->label), "%s", g->first->method);
+        else
+            snprintf(g->label, sizeof(g->label), "%.40s: %s", g->first->method, where);
     }
 }
 
@@ -166,7 +174,8 @@ static void label_groups(oht_report_table *t) {
 static bool is_pair(const oht_report_group *a, const oht_report_group *b) {
     static const char *const except[] = {"train.seed", "model.attention", "model.alpha", NULL};
     for (int i = 0; i < 3; i++)
-        if (strcmp(a->first->method, oht_report_base[i]) == 0 && strcmp(b->first->method, oht_report_with[i]) == 0)
+        if (strcmp(a->first->method, oht_report_base[i]) == 0 &&
+            strcmp(b->first->method, oht_report_with[i]) == 0)
             return same_but(&a->first->cfg, &b->first->cfg, except);
     return false;
 }
@@ -183,7 +192,8 @@ static void measure_pair(const oht_report_table *t, oht_report_pair *p, double *
                 value[p->seeds++] = t->run[p->with->member[k]].metric[m] - a->metric[m];
         }
         p->count[m] = summarize(value, p->seeds, &p->difference[m], &sd);
-        p->half[m] = p->count[m] > 1 ? oht_report_student_t(p->count[m] - 1, 0.95) * sd / sqrt(p->count[m]) : (double)NAN;
+        p->half[m] = p->count[m] > 1 ? oht_report_student_t(p->count[m] - 1, 0.95) * sd / sqrt(p->count[m])
+                                     : (double)NAN;
     }
 }
 

@@ -15,13 +15,19 @@ static const double LETTER = 6.4; // width of a character of 11 px, on the safe 
 static void show(double x, int digits, char out[24]) {
     double size = fabs(x);
     if (x == 0) x = 0; // no "-0"
-    if (size >= 1e3 && size < 1e4 && digits < 4) snprintf(out, 24, "%.0f", x);
-    else if (size >= 1e4 && size < 1e6) snprintf(out, 24, "%.*gk", digits, x / 1e3);
-    else if (size >= 1e6 && size < 1e9) snprintf(out, 24, "%.*gM", digits, x / 1e6);
-    else snprintf(out, 24, "%.*g", digits, x);
+    if (size >= 1e3 && size < 1e4 && digits < 4)
+        snprintf(out, 24, "%.0f", x);
+    else if (size >= 1e4 && size < 1e6)
+        snprintf(out, 24, "%.*gk", digits, x / 1e3);
+    else if (size >= 1e6 && size < 1e9)
+        snprintf(out, 24, "%.*gM", digits, x / 1e6);
+    else
+        snprintf(out, 24, "%.*g", digits, x);
     char *e = strstr(out, "e+0");
-    if (e) memmove(e + 1, e + 3, strlen(e + 3) + 1);
-    else if ((e = strstr(out, "e+"))) memmove(e + 1, e + 2, strlen(e + 2) + 1);
+    if (e)
+        memmove(e + 1, e + 3, strlen(e + 3) + 1);
+    else if ((e = strstr(out, "e+")))
+        memmove(e + 1, e + 2, strlen(e + 2) + 1);
 }
 
 typedef struct axis {
@@ -47,12 +53,14 @@ static int ticks(const axis *a, double out[TICKS]) {
         static const double multiple[] = {1, 2, 5};
         for (int k = (int)floor(log10(a->lo)); k <= (int)floor(log10(a->hi)); k++)
             for (int i = 0; i < 3; i++)
-                if (multiple[i] * pow(10, k) >= a->lo && multiple[i] * pow(10, k) <= a->hi && n < TICKS) out[n++] = multiple[i] * pow(10, k);
+                if (multiple[i] * pow(10, k) >= a->lo && multiple[i] * pow(10, k) <= a->hi && n < TICKS)
+                    out[n++] = multiple[i] * pow(10, k);
         return n;
     }
     double raw = (a->hi - a->lo) / 5, unit = pow(10, floor(log10(raw))), step = raw / unit;
     step = unit * (step <= 1 ? 1 : step <= 2 ? 2 : step <= 5 ? 5 : 10);
-    for (double k = ceil(a->lo / step - 1e-9); k * step <= a->hi + 1e-9 * step && n < TICKS; k++) out[n++] = k * step;
+    for (double k = ceil(a->lo / step - 1e-9); k * step <= a->hi + 1e-9 * step && n < TICKS; k++)
+        out[n++] = k * step;
     return n;
 }
 
@@ -90,7 +98,9 @@ static void text_at(FILE *out, double x, double y, const char *attributes, const
 }
 
 static void begin(FILE *out, double width, double height, const char *title) {
-    fprintf(out, "<svg class=\"chart\" role=\"img\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\" xmlns=\"http://www.w3.org/2000/svg\">\n<title>",
+    fprintf(out,
+            "<svg class=\"chart\" role=\"img\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\" "
+            "xmlns=\"http://www.w3.org/2000/svg\">\n<title>",
             width, height, width, height);
     oht_html_text(out, title);
     fputs("</title>\n", out);
@@ -120,7 +130,8 @@ static void draw_y(FILE *out, const axis *a, const char *label, double left, dou
         fprintf(out, "<path class=\"g\" d=\"M%.1f %.1fH%.1f\"/>", left, y, right);
         text_at(out, left - 5, y + 4, " text-anchor=\"end\"", text);
     }
-    fprintf(out, "<text transform=\"translate(13 %.1f) rotate(-90)\" text-anchor=\"middle\">", 0.5 * (a->from + a->to));
+    fprintf(out, "<text transform=\"translate(13 %.1f) rotate(-90)\" text-anchor=\"middle\">",
+            0.5 * (a->from + a->to));
     oht_html_text(out, label);
     fputs("</text>\n", out);
 }
@@ -131,7 +142,8 @@ static void draw_line(FILE *out, const axis *x, const axis *y, const oht_svg_lin
     bool down = false;
     int points = 0;
     double px = 0, py = 0;
-    fprintf(out, "<path class=\"l\" stroke=\"%s\"%s d=\"", l->colour, l->dashed ? " stroke-dasharray=\"5 3\"" : "");
+    fprintf(out, "<path class=\"l\" stroke=\"%s\"%s d=\"", l->colour,
+            l->dashed ? " stroke-dasharray=\"5 3\"" : "");
     for (int i = 0; i < l->n; i++) {
         double v = (double)l->y[(ptrdiff_t)i * l->stride];
         if (!isfinite(v) || (y->log && v <= 0)) {
@@ -145,7 +157,8 @@ static void draw_line(FILE *out, const axis *x, const axis *y, const oht_svg_lin
         points++;
     }
     fputs(points > 0 ? "\"/>\n" : "M0 0\"/>\n", out);
-    if (points == 1) fprintf(out, "<circle r=\"2.5\" cx=\"%.1f\" cy=\"%.1f\" fill=\"%s\"/>\n", px, py, l->colour);
+    if (points == 1)
+        fprintf(out, "<circle r=\"2.5\" cx=\"%.1f\" cy=\"%.1f\" fill=\"%s\"/>\n", px, py, l->colour);
 }
 
 void oht_svg_lines(FILE *out, const oht_svg_chart *c, const oht_svg_line *line, int n) {
@@ -183,11 +196,13 @@ static void draw_bar(FILE *out, const axis *x, const oht_svg_bar *b, double y, d
     char text[24];
     if (isfinite(b->value)) {
         end = clamp(x, b->value);
-        fprintf(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\"/>\n", base, y, fmax(end - base, 0.5), h, b->colour);
+        fprintf(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\"/>\n", base, y,
+                fmax(end - base, 0.5), h, b->colour);
     }
     if (isfinite(b->value) && isfinite(b->sd) && b->sd > 0) {
         double lo = clamp(x, b->value - b->sd), hi = clamp(x, b->value + b->sd);
-        fprintf(out, "<path class=\"w\" d=\"M%.1f %.1fH%.1fM%.1f %.1fv5M%.1f %.1fv5\"/>\n", lo, middle, hi, lo, middle - 2.5, hi, middle - 2.5);
+        fprintf(out, "<path class=\"w\" d=\"M%.1f %.1fH%.1fM%.1f %.1fv5M%.1f %.1fv5\"/>\n", lo, middle, hi,
+                lo, middle - 2.5, hi, middle - 2.5);
         end = fmax(end, hi);
     }
     if (isfinite(b->mark)) {
@@ -196,8 +211,10 @@ static void draw_bar(FILE *out, const axis *x, const oht_svg_bar *b, double y, d
         if (at + 8 > end && at - 8 < end + 50) end = at + 5;
     }
     if (!numbers) return;
-    if (isnan(b->value)) snprintf(text, sizeof(text), "-");
-    else show(b->value, 4, text);
+    if (isnan(b->value))
+        snprintf(text, sizeof(text), "-");
+    else
+        show(b->value, 4, text);
     text_at(out, end + 5, middle + 4, "", text);
 }
 
@@ -232,12 +249,14 @@ void oht_svg_bars(FILE *out, const oht_svg_chart *c, const oht_svg_bar *bar, int
 
 // From near white over blue-green to dark blue; light values stay light, so that numbers read.
 static void shade(int i, char out[8]) {
-    static const int stop[5][3] = {{247, 251, 240}, {199, 233, 196}, {108, 190, 199}, {43, 128, 185}, {8, 48, 107}};
+    static const int stop[5][3] = {
+        {247, 251, 240}, {199, 233, 196}, {108, 190, 199}, {43, 128, 185}, {8, 48, 107}};
     double t = 4.0 * i / (SHADES - 1);
     int k = t >= 4 ? 3 : (int)t;
     int rgb[3];
     for (int j = 0; j < 3; j++) rgb[j] = (int)lround(stop[k][j] + (t - k) * (stop[k + 1][j] - stop[k][j]));
-    snprintf(out, 8, "#%02x%02x%02x", (unsigned)rgb[0] & 255u, (unsigned)rgb[1] & 255u, (unsigned)rgb[2] & 255u);
+    snprintf(out, 8, "#%02x%02x%02x", (unsigned)rgb[0] & 255u, (unsigned)rgb[1] & 255u,
+             (unsigned)rgb[2] & 255u);
 }
 
 static int shade_of(const oht_svg_chart *c, double v) { // -1: none
@@ -246,7 +265,8 @@ static int shade_of(const oht_svg_chart *c, double v) { // -1: none
     return (int)lround(clamp(&a, v));
 }
 
-static void draw_cells(FILE *out, const oht_svg_chart *c, const oht_svg_heat *m, double left, double top, double w, double h) {
+static void draw_cells(FILE *out, const oht_svg_chart *c, const oht_svg_heat *m, double left, double top,
+                       double w, double h) {
     char colour[8];
     for (int s = 0; s < SHADES; s++) { // one path a shade: a large map stays small
         bool open = false;
@@ -262,7 +282,8 @@ static void draw_cells(FILE *out, const oht_svg_chart *c, const oht_svg_heat *m,
     }
 }
 
-static void draw_numbers(FILE *out, const oht_svg_chart *c, const oht_svg_heat *m, double left, double top, double w, double h) {
+static void draw_numbers(FILE *out, const oht_svg_chart *c, const oht_svg_heat *m, double left, double top,
+                         double w, double h) {
     char text[24];
     for (int dark = 0; dark < 2; dark++) {
         fprintf(out, "<g class=\"v\" fill=\"%s\">\n", dark ? "#fff" : "#111");
@@ -273,7 +294,8 @@ static void draw_numbers(FILE *out, const oht_svg_chart *c, const oht_svg_heat *
                 if (isnan(v) || (s > SHADES * 6 / 10) != (dark == 1)) continue;
                 show(v, 3, text);
                 if (strlen(text) > 5) show(v, 2, text);
-                fprintf(out, "<text x=\"%.1f\" y=\"%.1f\">%s</text>", left + (k + 0.5) * w, top + (r + 0.5) * h + 3.5, text);
+                fprintf(out, "<text x=\"%.1f\" y=\"%.1f\">%s</text>", left + (k + 0.5) * w,
+                        top + (r + 0.5) * h + 3.5, text);
             }
         fputs("</g>\n", out);
     }
@@ -283,7 +305,8 @@ static void draw_scale(FILE *out, const oht_svg_chart *c, double left, double y)
     char colour[8], text[24], label[160];
     for (int s = 0; s < SHADES; s++) {
         shade(s, colour);
-        fprintf(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"3.2\" height=\"9\" fill=\"%s\"/>", left + 3 * s, y, colour);
+        fprintf(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"3.2\" height=\"9\" fill=\"%s\"/>", left + 3 * s, y,
+                colour);
     }
     show(c->lo, 3, text);
     int n = snprintf(label, sizeof(label), "%s to ", text);
@@ -297,18 +320,21 @@ void oht_svg_heatmap(FILE *out, const oht_svg_chart *c, const oht_svg_heat *m) {
     double w = numbers ? 44 : fmax(4, 640.0 / m->columns), h = m->rows <= 40 ? 18 : fmax(4, 720.0 / m->rows);
     size_t row = 5, column = 1; // "layer"
     for (int r = 0; r < m->rows; r++) row = strlen(m->row[r]) > row ? strlen(m->row[r]) : row;
-    for (int k = 0; k < m->columns; k++) column = strlen(m->column[k]) > column ? strlen(m->column[k]) : column;
+    for (int k = 0; k < m->columns; k++)
+        column = strlen(m->column[k]) > column ? strlen(m->column[k]) : column;
     bool slanted = LETTER * (double)column > w - 4;
     double left = 12 + LETTER * (double)row, top = TOP + (slanted ? 10 + 0.72 * LETTER * (double)column : 16);
     double right = slanted ? 0.72 * LETTER * (double)column : 0;
     double width = left + w * m->columns + fmax(RIGHT, right), height = top + h * m->rows;
-    double least = left + 3 * SHADES + 8 + LETTER * ((double)strlen(c->y) + 30), named = 12 + 7.2 * (double)strlen(c->title);
+    double least = left + 3 * SHADES + 8 + LETTER * ((double)strlen(c->y) + 30),
+           named = 12 + 7.2 * (double)strlen(c->title);
     begin(out, fmax(width, fmax(least, named)), height + 48, c->title);
     draw_cells(out, c, m, left, top, w, h);
     if (numbers) draw_numbers(out, c, m, left, top, w, h);
     text_at(out, left - 5, top - 5, " text-anchor=\"end\"", "layer");
     int every_row = h >= 13 ? 1 : (int)ceil(13 / h), every_column = slanted ? (int)ceil(14 / w) : 1;
-    for (int r = 0; r < m->rows; r += every_row) text_at(out, left - 5, top + (r + 0.5) * h + 4, " text-anchor=\"end\"", m->row[r]);
+    for (int r = 0; r < m->rows; r += every_row)
+        text_at(out, left - 5, top + (r + 0.5) * h + 4, " text-anchor=\"end\"", m->row[r]);
     for (int k = 0; k < m->columns; k += every_column) {
         double x = left + (k + 0.5) * w;
         if (!slanted) {

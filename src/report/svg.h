@@ -7,9 +7,9 @@
 
 typedef struct oht_svg_chart {
     const char *title, *x, *y; // x, y: axis labels with units
-    double width, height;      // of the whole picture; bars and heat maps find their own
-    bool log;                  // of the value axis
-    double lo, hi;             // its range; lo >= hi: nothing to show
+    double width, height; // of the whole picture; bars and heat maps find their own
+    bool log; // of the value axis
+    double lo, hi; // its range; lo >= hi: nothing to show
 } oht_svg_chart;
 
 typedef struct oht_svg_line {
@@ -21,11 +21,11 @@ typedef struct oht_svg_line {
 } oht_svg_line;
 
 typedef struct oht_svg_bar {
-    char label[96];    // left of it; empty = none
-    bool gap;          // some space before it
+    char label[96]; // left of it; empty = none
+    bool gap; // some space before it
     const char *colour;
-    double value, sd;  // NAN: no bar, no whisker
-    double mark;       // a diamond, NAN = none
+    double value, sd; // NAN: no bar, no whisker
+    double mark; // a diamond, NAN = none
 } oht_svg_bar;
 
 typedef struct oht_svg_heat { // rows are layers

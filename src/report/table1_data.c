@@ -53,8 +53,10 @@ static void csv_text(FILE *out, const char *s) {
 }
 
 static void csv_number(FILE *out, double value, const char *end) {
-    if (isnan(value)) fputs(end, out); // an empty field
-    else fprintf(out, "%.12g%s", value, end);
+    if (isnan(value))
+        fputs(end, out); // an empty field
+    else
+        fprintf(out, "%.12g%s", value, end);
 }
 
 static void put(const sink *to, const record *r) {
@@ -93,7 +95,8 @@ static void put(const sink *to, const record *r) {
 // ---- all numbers ----
 
 static record nothing_of_ours(const char *kind, const char *model, const char *method, int metric) {
-    return (record){kind, model, method, NULL, metric, NULL, NULL, (double)NAN, (double)NAN, 0, (double)NAN, (double)NAN};
+    return (record){kind, model,       method,      NULL, metric,      NULL,
+                    NULL, (double)NAN, (double)NAN, 0,    (double)NAN, (double)NAN};
 }
 
 static void put_group(const sink *to, const oht_report_group *g, const oht_published *p) {
@@ -116,7 +119,8 @@ static void put_values(const sink *to, const oht_report_table *t) {
         bool ours = false;
         for (int k = 0; k < t->n_groups; k++) {
             const oht_report_run *first = t->group[k].first;
-            if (strcmp(first->model->name, p[i].model) != 0 || strcmp(first->method, p[i].method) != 0) continue;
+            if (strcmp(first->model->name, p[i].model) != 0 || strcmp(first->method, p[i].method) != 0)
+                continue;
             put_group(to, &t->group[k], &p[i]);
             ours = true;
         }
@@ -128,7 +132,8 @@ static void put_values(const sink *to, const oht_report_table *t) {
         }
     }
     for (int k = 0; k < t->n_groups; k++)
-        if (!oht_published_find(t->group[k].first->model->name, t->group[k].first->method)) put_group(to, &t->group[k], NULL);
+        if (!oht_published_find(t->group[k].first->model->name, t->group[k].first->method))
+            put_group(to, &t->group[k], NULL);
 }
 
 static void put_pairs(const sink *to, const oht_report_table *t) {
@@ -142,7 +147,9 @@ static void put_pairs(const sink *to, const oht_report_table *t) {
             bool ours = false;
             for (int k = 0; k < t->n_pairs; k++) {
                 const oht_report_group *with = t->pair[k].with;
-                if (strcmp(with->first->model->name, p[i].model) != 0 || strcmp(with->first->method, p[i + 1].method) != 0) continue;
+                if (strcmp(with->first->model->name, p[i].model) != 0 ||
+                    strcmp(with->first->method, p[i + 1].method) != 0)
+                    continue;
                 r.label = with->label;
                 r.ours = t->pair[k].reduction[m];
                 r.seeds = with->count[m];
@@ -167,7 +174,8 @@ static void put_pairs(const sink *to, const oht_report_table *t) {
 
 oht_status oht_table1_csv(const oht_report_table *t, FILE *out) {
     const sink to = {.csv = out};
-    fputs("kind,model,method,metric,runs,paper,paper_std,ours,ours_std,seeds,difference_percent,low,high\r\n", out);
+    fputs("kind,model,method,metric,runs,paper,paper_std,ours,ours_std,seeds,difference_percent,low,high\r\n",
+          out);
     put_values(&to, t);
     put_pairs(&to, t);
     return OHT_OK;
@@ -199,7 +207,8 @@ static json_t *averages(const oht_report_table *t) {
     json_t *o = json_object();
     for (int i = 0; i < 3; i++)
         json_object_set_new(o, name[i],
-                            json_pack("{s:i, s:o, s:o}", "pairs", count[i], "avg_kurtosis", number(sum[i][0] / count[i]), "headline_inf_norm",
+                            json_pack("{s:i, s:o, s:o}", "pairs", count[i], "avg_kurtosis",
+                                      number(sum[i][0] / count[i]), "headline_inf_norm",
                                       number(sum[i][1] / count[i])));
     return o;
 }

@@ -15,7 +15,7 @@ enum { AROUND = 4 }; // tokens of context on each side
 
 struct oht_token_reader {
     char path[OHT_PATH]; // of what is open or was tried
-    oht_text *text;      // NULL: not to be had
+    oht_text *text; // NULL: not to be had
     oht_tokenizer *tok;
     int32_t *row;
 };
@@ -57,7 +57,8 @@ static bool recorded_name(const char *path, char out[128]) {
 
 static bool try_folder(oht_token_reader *r, const char *folder) {
     const oht_text_info *info = oht_text_info_of(r->text);
-    oht_tokenizer_kind kind = strcmp(info->tokenizer, "wordpiece") == 0 ? OHT_TOKENIZER_WORDPIECE : OHT_TOKENIZER_BPE;
+    oht_tokenizer_kind kind =
+        strcmp(info->tokenizer, "wordpiece") == 0 ? OHT_TOKENIZER_WORDPIECE : OHT_TOKENIZER_BPE;
     if (oht_tokenizer_open(&r->tok, kind, folder) != OHT_OK) {
         r->tok = NULL;
         return false;
@@ -90,7 +91,8 @@ static bool open_all(oht_token_reader *r, const char *path) {
         r->text = NULL;
         return false;
     }
-    return OHT_ALLOC(&r->row, (size_t)oht_text_info_of(r->text)->tokens, "row of tokens") == OHT_OK && find_tokenizer(r);
+    return OHT_ALLOC(&r->row, (size_t)oht_text_info_of(r->text)->tokens, "row of tokens") == OHT_OK &&
+           find_tokenizer(r);
 }
 
 static void append(const oht_token_reader *r, int64_t from, int64_t to, char *out, size_t size) {
@@ -109,13 +111,16 @@ static void append(const oht_token_reader *r, int64_t from, int64_t to, char *ou
     }
 }
 
-bool oht_token_read(oht_token_reader *r, const oht_config *cfg, int64_t sample, int64_t token, oht_token_text *out) {
+bool oht_token_read(oht_token_reader *r, const oht_config *cfg, int64_t sample, int64_t token,
+                    oht_token_text *out) {
     if (!open_all(r, cfg->data.path)) return false;
     const oht_text_info *info = oht_text_info_of(r->text);
-    if (sample < 0 || sample >= info->rows[OHT_SPLIT_VALIDATION] || token < 0 || token >= info->tokens) return false;
+    if (sample < 0 || sample >= info->rows[OHT_SPLIT_VALIDATION] || token < 0 || token >= info->tokens)
+        return false;
     if (oht_text_read(r->text, OHT_SPLIT_VALIDATION, sample, 1, r->row) != OHT_OK) return false;
     append(r, token > AROUND ? token - AROUND : 0, token, out->before, sizeof(out->before));
     append(r, token, token + 1, out->token, sizeof(out->token));
-    append(r, token + 1, token + 1 + AROUND < info->tokens ? token + 1 + AROUND : info->tokens, out->after, sizeof(out->after));
+    append(r, token + 1, token + 1 + AROUND < info->tokens ? token + 1 + AROUND : info->tokens, out->after,
+           sizeof(out->after));
     return true;
 }

@@ -15,4 +15,5 @@ typedef struct oht_token_text {
 OHT_CHECKED oht_status oht_token_reader_create(oht_token_reader **out);
 void oht_token_reader_destroy(oht_token_reader *r);
 // Token `token` of row `sample` of /validation of cfg->data.path. false: no text to be had.
-bool oht_token_read(oht_token_reader *r, const oht_config *cfg, int64_t sample, int64_t token, oht_token_text *out);
+bool oht_token_read(oht_token_reader *r, const oht_config *cfg, int64_t sample, int64_t token,
+                    oht_token_text *out);
