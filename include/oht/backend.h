@@ -4,6 +4,11 @@
 // N = product of leading dimensions. A `d` before a name is a gradient. `add` flags: the gradient is added to what
 // is there, otherwise it overwrites. Kernels process the rows their tensors have (valid rows only) and allocate
 // nothing: `scratch` is device memory of at least the size that the *_scratch entry asked for.
+//
+// Types. Floating tensors are fp32, or all activations, their gradients, logits and the parameters that kernels read are
+// of one 16-bit type (tensor.dtype says it; sums are fp32 all the same). Then still fp32: gradients of parameters (dw, db,
+// dgamma, dbeta, dtable, dw[] of gates), mean and rstd, row, scores and probs of attention, pi of gates, targets, AdamW,
+// quantization (such graphs are recorded in fp32) and the kernels of time series (hopfield ... squared_error; so are those).
 #pragma once
 
 #include <stdbool.h>
@@ -84,23 +89,38 @@ typedef struct oht_adamw {
     float lr, beta1, beta2, eps, weight_decay;
     int64_t step;      // 1 for the first update (bias correction)
     float grad_scale;  // gradients are multiplied by this first (clipping coefficient)
+    void *work;        // also receives the new parameters rounded to work_type, from p[0] on; NULL = no such copy
+    oht_dtype work_type;
 } oht_adamw;
+
+enum { OHT_LINK_ID = 128 }; // bytes
+typedef struct oht_collectives oht_collectives;
 
 typedef struct oht_backend oht_backend;
 struct oht_backend {
     const char *name;
     void *ctx;
     int threads; // OpenMP threads of the cpu backend
+    char device[96]; // for messages: "cpu", "cuda 0 (NVIDIA H100 80GB HBM3)"
+    int devices; // of this kind that the node shows this process; ranks of a node must not be more. 0: any number
+    bool host_memory; // device memory is host memory
+    const oht_collectives *collectives; // NULL: none, ranks exchange through host memory (dist.h)
+    bool has_type[OHT_F16 + 1]; // storage types of floating tensors that all kernels know
+    bool has_tf32, tf32; // set by the trainer where there is has_tf32: products of fp32 tensors may round their inputs to TF32
 
     void (*destroy)(oht_backend *be); // by oht_backend_destroy
 
-    // Memory, 64-byte aligned and zeroed.
+    // Memory, 64-byte aligned and zeroed. The host must not touch device memory except through these. upload has taken
+    // its source when it returns; download waits for what is queued and has written dst when it returns. Failures come
+    // out of the next sync.
     oht_status (*alloc)(oht_backend *be, void **out, size_t bytes, const char *what);
     void (*free)(oht_backend *be, void *ptr);
     void (*upload)(oht_backend *be, void *dst, const void *src, size_t bytes);
     void (*download)(oht_backend *be, void *dst, const void *src, size_t bytes);
     void (*zero)(oht_backend *be, void *dst, size_t bytes);
     void (*copy)(oht_backend *be, void *dst, const void *src, size_t bytes); // device to device
+    // dst[i] = src[i] rounded to nearest even; dst of a 16-bit type or fp32.
+    void (*cast)(oht_backend *be, void *dst, oht_dtype type, const float *src, int64_t n);
     // Waits for everything queued; COMM error if anything failed since the last call. CPU: OK.
     oht_status (*sync)(oht_backend *be);
 
@@ -196,7 +216,7 @@ struct oht_backend {
     void (*dropout_add)(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor f, const oht_draw *drop);
     // df = dy * mask / (1-p), the same mask again; added when add.
     void (*dropout_bwd)(oht_backend *be, oht_tensor df, oht_tensor dy, const oht_draw *drop, bool add);
-    void (*add)(oht_backend *be, oht_tensor y, oht_tensor x); // y += x
+    void (*add)(oht_backend *be, oht_tensor y, oht_tensor x); // y += x; y: of x's type, or fp32
 
     // Language-model head on a chunk of rows. logits: (n,V), overwritten by d loss / d logits = (softmax - onehot) * scale
     // when scale != 0. labels: (n) i32, -1 = ignored (row becomes 0). loss_sum += sum of -log p[label].
@@ -213,7 +233,7 @@ struct oht_backend {
     double (*sumsq)(oht_backend *be, const float *x, int64_t n); // NaN or inf if x holds one
 
     // One oht_moments per row of x seen as (rows, n); out is host memory. Two passes, sums in double.
-    void (*moments)(oht_backend *be, const float *x, int64_t rows, int64_t n, oht_moments *out);
+    void (*moments)(oht_backend *be, const void *x, oht_dtype type, int64_t rows, int64_t n, oht_moments *out);
     // mean_h[h] = mean over the rest of exp(-row[b,h,t]): softmax_1's null mass per head; host memory (H). row of rank 4: the
     // probabilities of hopfield_fwd, seen as (B*G,H,L,S); the mass is 1 - their sum over S.
     void (*null_mass)(oht_backend *be, double *mean_h, oht_tensor row);
@@ -225,6 +245,24 @@ struct oht_backend {
     void (*fake_quantize)(oht_backend *be, float *x, int64_t rows, int64_t n, int64_t ld, const oht_fakequant *q, bool per_row);
     void (*quant_error)(oht_backend *be, const float *x, int64_t rows, int64_t n, int64_t ld, const oht_fakequant *q, bool per_row,
                         oht_quant_error *out); // host; x is not changed
+
+    // Dense peak of matrix products in a storage type (tf32 as set), FLOP/s, from the data sheet; 0 = unknown.
+    double (*peak)(oht_backend *be, oht_dtype type);
+};
+
+// Collectives on device memory between the devices of all ranks, on a stream of their own beside the kernels. Every rank
+// calls them in the same order with the same sizes. Each waits for the kernels queued before it, not for those after, and
+// returns at once.
+struct oht_collectives {
+    oht_status (*link_id)(oht_backend *be, unsigned char id[OHT_LINK_ID]); // rank 0 draws it, all ranks link with it
+    // Collective. patience_s: a collective that takes longer is a COMM error (0 = wait for ever).
+    oht_status (*link)(oht_backend *be, const unsigned char id[OHT_LINK_ID], int rank, int size, double patience_s);
+    void (*all_reduce)(oht_backend *be, float *x, int64_t n); // sum
+    void (*reduce_scatter)(oht_backend *be, float *x, int64_t n); // x: (size, n); rank r's row becomes the sum, the others are lost
+    void (*all_gather)(oht_backend *be, float *x, int64_t n);     // x: (size, n); rank r gives row r
+    // Waits until they are done, so that kernels queued later see the results; *waited_s: how long this took after all
+    // kernels were done (exposed communication). COMM error when a peer failed or patience ran out.
+    oht_status (*finish)(oht_backend *be, double *waited_s);
 };
 
 // The CPU backend (kernels/cpu/backend.c). Free with oht_backend_destroy.

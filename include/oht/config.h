@@ -112,7 +112,7 @@ typedef struct oht_train_config {
     bool drop_last;       // the short last batch of an epoch
     int64_t global_batch, micro_batch;
     int64_t seed;
-    char precision[8];    // fp32
+    char precision[8];    // auto | fp32 | tf32 | bf16 | fp16
     double lr;
     oht_schedule schedule;
     int64_t warmup_steps, cycles;
@@ -126,7 +126,8 @@ typedef struct oht_train_config {
     bool keep_best;       // the parameters of the best evaluation are the run's result
     int64_t log_every;
     bool recompute;       // drop each block's saved tensors, run its forward again before its backward
-    int64_t reduce_bytes; // piece of a gradient all-reduce
+    int64_t reduce_bytes; // piece of a gradient all-reduce; 0 = as the device likes
+    bool shard_optimizer; // moments of AdamW in shares of ranks
 } oht_train_config;
 
 typedef enum oht_eval_split { OHT_EVAL_AUTO, OHT_EVAL_VALIDATION, OHT_EVAL_TEST } oht_eval_split;
@@ -167,7 +168,8 @@ typedef struct oht_quant_config {
 } oht_quant_config;
 
 typedef struct oht_run_config {
-    char device[8];     // auto | cpu
+    char device[8];     // auto | cpu | cuda
+    double patience_s;  // that a collective of GPUs may take; 0 = for ever
     oht_resume resume;
     int64_t checkpoint_every; // steps; 0 = only at the end
     int64_t keep_checkpoints;

@@ -32,6 +32,10 @@ const char *oht_agree_node(const oht_comm *comm);
 
 // Collective, in place, same count on all ranks.
 OHT_CHECKED oht_status oht_sum_f32(oht_comm *comm, float *x, size_t n, size_t piece_bytes); // blocking pieces (hpc.md 1.3)
+// x: (size, n). Row r of rank r becomes the sum of the ranks' rows r; the other rows are lost.
+OHT_CHECKED oht_status oht_reduce_scatter_f32(oht_comm *comm, float *x, size_t n);
+// x: (size, n). Row r of rank r goes to all.
+OHT_CHECKED oht_status oht_all_gather_f32(oht_comm *comm, float *x, size_t n);
 OHT_CHECKED oht_status oht_sum_f64(oht_comm *comm, double *x, size_t n);
 OHT_CHECKED oht_status oht_max_f64(oht_comm *comm, double *x, size_t n);
 OHT_CHECKED oht_status oht_broadcast(oht_comm *comm, void *bytes, size_t n, int root);

@@ -72,6 +72,10 @@ oht_mode oht_graph_mode(const oht_graph *g);
 int64_t oht_graph_rows(const oht_graph *g);
 int64_t oht_graph_tokens(const oht_graph *g);
 oht_backend *oht_graph_backend(const oht_graph *g);
+// Type in which activations, their gradients and the parameters of a run are stored: fp32 unless set before anything is
+// recorded. (backend.h says what is fp32 all the same.)
+void oht_graph_storage(oht_graph *g, oht_dtype type);
+oht_dtype oht_storage(const oht_graph *g);
 
 // Name prefix of what is recorded next: oht_scope(g, "layer.%d", l); oht_scope(g, "") at the end.
 void oht_scope(oht_graph *g, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -133,7 +137,8 @@ struct oht_run {
     oht_graph *graph;
     oht_backend *be;
     unsigned char *arena;
-    float *param, *grad; // flat (params.h); grad NULL in evaluation
+    void *param; // flat (params.h), of the graph's storage type
+    float *grad; // flat; NULL in evaluation
     int64_t rows; // valid samples
     int64_t picked; // valid masked positions
     uint64_t seed;
@@ -144,7 +149,11 @@ struct oht_run {
     double measured[OHT_MEASURED]; // what else it measures in evaluation, sums over samples (op.h)
     oht_observer *observer; // NULL = taps cost nothing
     oht_quant_hook *quant; // NULL = sites cost nothing
-    float *param_exact; // flat, unquantized; starts as param
+    void *param_exact; // flat, unquantized; starts as param
+    // In backward: the first `ready` floats of grad are complete (they only grow). NULL: nobody asks. Set for the last
+    // micro-batch that adds to grad; with tied or unused parameters the last call may come before the end of grad.
+    void (*progress)(void *ctx, size_t ready);
+    void *progress_ctx;
     bool second_pass; // set by the run while it recomputes a block: taps stay silent
 };
 
@@ -152,8 +161,10 @@ struct oht_run {
 // one. Zeroes what no node of the graph writes in grad (padding, unused parameters) once. The fields the
 // trainer does not set are 0, but loss_scale 1. arena NULL (then param and grad too): a run for oht_run_flops
 // alone, it must not be executed.
-OHT_CHECKED oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, float *param, float *grad);
+OHT_CHECKED oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, void *param, float *grad);
 void oht_run_destroy(oht_run *run);
+// Zeroes them again, where something else has written to grad (a reduction that leaves other things there).
+void oht_run_clear_gaps(oht_run *run);
 // For tests: fills everything dead with NaN, before a run and after each last use, so that a stale read shows
 // in the result. Also on when the environment has OHT_POISON=1.
 void oht_run_poison(oht_run *run, bool on);

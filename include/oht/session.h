@@ -45,11 +45,15 @@ struct oht_session {
     const oht_params *params; // the model's
     oht_segment *segment; // in flat order, without gaps
     size_t n_segments;
+    oht_shares shares; // how gradients are reduced, and moments sharded
+    const char *precision; // fp32, tf32, bf16, fp16: train.precision, with auto resolved for the device
+    oht_dtype storage; // of activations and of the parameters that kernels read
     oht_graph *train_graph, *eval_graph; // NULL where parts does not ask for it
     // After oht_session_allocate:
     void *arena;
     size_t arena_bytes; // the larger of the two plans
     oht_state state; // grad, m, v only for training
+    void *work; // parameters as kernels read them: state.param, or its copy in 16 bits
     oht_run *train, *eval;
     oht_stats *train_stats, *eval_stats;
 };
@@ -64,7 +68,7 @@ OHT_CHECKED oht_status oht_session_allocate(oht_session *s); // Collective.
 void oht_session_destroy(oht_session *s); // Local. NULL is fine.
 // Bytes that oht_session_allocate takes on one rank, by kind: weights, gradients, optimizer, arena. Local.
 typedef struct oht_session_memory {
-    size_t weights, gradients, optimizer, arena; // weights: with train.keep_best twice
+    size_t weights, gradients, optimizer, arena; // weights: with the copy in 16 bits, and train.keep_best's
 } oht_session_memory;
 oht_session_memory oht_session_bytes(const oht_session *s);
 // FLOPs one optimizer step executes on all ranks together (recomputation included; masked positions at their
@@ -90,12 +94,15 @@ typedef struct oht_step_result {
     int64_t labels; // of the global batch
     double flops; // executed by this rank
     double forward_s, backward_s, reduce_s, optimizer_s;
+    double exposed_s; // of reduce_s: waiting for other ranks' data while this device had nothing else to do
+    double loss_scale; // of this step, 0 unless fp16
+    bool skipped; // fp16: the gradients were not finite under it; the parameters are unchanged
 } oht_step_result;
 
 // One optimizer step on this rank's part of a global batch: micro-batches, gradient all-reduce, clipping,
 // AdamW, and state.step + 1. `pending` is the rank's status so far (a loader or log error): one failed rank
 // makes all return its error. A loss or gradient that is not finite returns NUMERIC on all ranks before the
-// update, naming the tensor. observe: session's train_stats see this step (reset before, not yet reduced
+// update, naming the tensor (fp16: halves the loss scale and skips the update instead). observe: session's train_stats see this step (reset before, not yet reduced
 // after). Collective.
 OHT_CHECKED oht_status oht_step(oht_session *s, const oht_step_batch *batch, oht_status pending, bool observe,
                                 oht_step_result *out);

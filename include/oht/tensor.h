@@ -4,7 +4,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum oht_dtype { OHT_F32, OHT_I32, OHT_U8, OHT_BF16, OHT_F16 } oht_dtype; // 16 bits: devices only
+// BF16, F16: storage only, of activations and of the working copy of the parameters; arithmetic accumulates in fp32. Only
+// backends that say so (backend.h, has_type) know them.
+typedef enum oht_dtype { OHT_F32, OHT_I32, OHT_U8, OHT_BF16, OHT_F16 } oht_dtype;
 
 typedef struct oht_tensor {
     void *data; // device memory of the backend that made it; NULL = absent

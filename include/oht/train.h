@@ -27,18 +27,50 @@ typedef struct oht_choice { // all 0: none yet
 bool oht_choice_take(oht_choice *c, int64_t step, double loss);
 bool oht_choice_stops(const oht_choice *c, int64_t patience); // patience 0: never
 
+// ---- shares: how the flat buffers are cut (src/train/shard.c) ----
+// Pieces of `piece` floats, the last one shorter, of `padded` in all; each piece is `size` equal shares, share r is rank r's.
+typedef struct oht_shares {
+    size_t flat, padded, piece; // floats; padded >= flat: what a buffer has that is reduced in pieces
+    int rank, size;
+} oht_shares;
+oht_shares oht_shares_of(size_t flat, size_t piece_bytes, int rank, int size); // Local.
+size_t oht_shares_piece(const oht_shares *s, size_t i); // floats of piece i, 0 behind the last one. Local.
+// Walks the stretches that `rank` owns, up to `end` of the flat layout: from {start, 0, 0} on, false behind the last one.
+// packed: where a stretch lies among the rank's own shares. Local.
+typedef struct oht_stretch {
+    size_t first, count, packed;
+} oht_stretch;
+bool oht_shares_next(const oht_shares *s, int rank, size_t end, oht_stretch *at);
+
+// Both moments of AdamW, each rank holding its shares only. Rank 0 asks for stretches of the whole layout, while the others
+// serve until it ends; which: 0 = m, 1 = v. host: rank 0's memory.
+typedef struct oht_shard oht_shard;
+OHT_CHECKED oht_status oht_shard_create(oht_shard **out, oht_comm *comm, oht_backend *be, const oht_shares *shares, float *m,
+                                        float *v); // Local. m, v: packed, borrowed.
+void oht_shard_destroy(oht_shard *s);
+OHT_CHECKED oht_status oht_shard_fetch(oht_shard *s, int which, size_t first, size_t n, float *host);
+OHT_CHECKED oht_status oht_shard_store(oht_shard *s, int which, size_t first, size_t n, const float *host);
+OHT_CHECKED oht_status oht_shard_end(oht_shard *s);
+OHT_CHECKED oht_status oht_shard_serve(oht_shard *s); // the other ranks
+
 // ---- state: everything a checkpoint holds ----
 typedef struct oht_state {
     float *param, *m, *v;   // flat, device memory
     float *grad;            // not saved
     float *best;            // parameters of choice.best_step; NULL unless train.keep_best
     oht_choice choice;
-    int64_t step;           // completed updates
+    oht_shard *shard;       // not NULL: m and v are this rank's shares, packed
+    int64_t step;           // steps taken; step - skipped of them changed the parameters
+    // train.precision = fp16, else 0: the loss is multiplied by loss_scale (a power of two); steps since it last changed;
+    // steps whose gradients were not finite under it.
+    double loss_scale;
+    int64_t good_steps, skipped;
 } oht_state;
 
 // ---- checkpoints: RUNDIR/checkpoints/step-00001000.h5, rank 0 writes ----
+// Written and read by rank 0, while the others serve (oht_shard_serve) where moments are sharded; the file is the same.
 // One dataset per parameter under /param/NAME (attribute hf_name), moments under /adam_m, /adam_v, the best parameters under
-// /best; attributes step, config, and those of oht_choice.
+// /best; attributes step, config, those of oht_choice and of the loss scale.
 OHT_CHECKED oht_status oht_checkpoint_write(const char *rundir, const oht_config *cfg, const oht_params *params,
                                             oht_backend *be, const oht_state *state, int64_t keep);
 // Newest good checkpoint of a run directory into state; a damaged one is reported (warning) and the one before is used.

@@ -1,5 +1,6 @@
 // The CPU backend: the table, its memory, its life. Every entry is synchronous, so sync has nothing to wait
 // for.
+#include <assert.h>
 #include <string.h>
 
 #include "cpu/cpu.h"
@@ -26,6 +27,18 @@ static void zero_cpu(oht_backend *be, void *dst, size_t bytes) {
     if (bytes > 0) memset(dst, 0, bytes);
 }
 
+static void cast_cpu(oht_backend *be, void *dst, oht_dtype type, const float *src, int64_t n) {
+    assert(type == OHT_F32);
+    (void)type;
+    transfer_cpu(be, dst, src, (size_t)n * sizeof(float));
+}
+
+static double peak_cpu(oht_backend *be, oht_dtype type) {
+    (void)be;
+    (void)type;
+    return 0;
+}
+
 static oht_status sync_cpu(oht_backend *be) {
     (void)be;
     return OHT_OK;
@@ -40,6 +53,9 @@ static void destroy_cpu(oht_backend *be) {
 
 static const oht_backend table = {
     .name = "cpu",
+    .device = "cpu",
+    .has_type = {[OHT_F32] = true},
+    .host_memory = true,
     .destroy = destroy_cpu,
     .alloc = alloc_cpu,
     .free = free_cpu,
@@ -47,6 +63,8 @@ static const oht_backend table = {
     .download = transfer_cpu,
     .zero = zero_cpu,
     .copy = transfer_cpu,
+    .cast = cast_cpu,
+    .peak = peak_cpu,
     .sync = sync_cpu,
     .linear_fwd = linear_fwd_cpu,
     .linear_bwd = linear_bwd_cpu,

@@ -121,7 +121,7 @@ void adamw_cpu(oht_backend *be, float *p, const float *g, float *m, float *v, in
                const oht_adamw *opt);
 double sumsq_cpu(oht_backend *be, const float *x, int64_t n);
 
-void moments_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, oht_moments *out);
+void moments_cpu(oht_backend *be, const void *x, oht_dtype type, int64_t rows, int64_t n, oht_moments *out);
 void settle_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor q, oht_tensor r, oht_tensor p, oht_tensor before, int heads,
                     float eps);
 void settle_bwd_cpu(oht_backend *be, oht_tensor dq, oht_tensor dr, oht_tensor dy, oht_tensor p, oht_tensor before, int heads,

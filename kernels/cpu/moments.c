@@ -2,6 +2,7 @@
 // means per head. First pass: sums of x - x0 and their squares (x0 = first element: constant rows are exact),
 // maximum of |x| as integers (bit patterns of |x| are ordered like the values, then inf, then NaN). Second
 // pass: central sums about the mean, outliers. Sums in double over short blocks that stay in L1.
+#include <assert.h>
 #include <string.h>
 
 #include "cpu/cpu.h"
@@ -147,7 +148,11 @@ static void shared_row(oht_backend *be, oht_moments *out, const float *x, int64_
     finish_two(out, s);
 }
 
-void moments_cpu(oht_backend *be, const float *x, int64_t rows, int64_t n, oht_moments *out) {
+void moments_cpu(oht_backend *be, const void *values, oht_dtype type, int64_t rows, int64_t n,
+                 oht_moments *out) {
+    assert(type == OHT_F32);
+    (void)type;
+    const float *x = values;
     if (n <= 0) {
         if (rows > 0) memset(out, 0, (size_t)rows * sizeof(*out));
         return;

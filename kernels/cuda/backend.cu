@@ -80,6 +80,7 @@ static void destroy_cuda(oht_backend *be) {
     cuda_context *ctx = cuda_of(be);
     if (ctx->stream) (void)cudaStreamSynchronize(ctx->stream);
     cuda_linear_end(ctx);
+    cuda_link_end(ctx);
     (void)cudaFree(ctx->workspace);
     (void)cudaFree(ctx->partial);
     (void)cudaFreeHost(ctx->result);
@@ -134,6 +135,8 @@ static oht_status create(const oht_plugin_host *host, int local_rank, oht_backen
     cuda_loss_entries(be);
     cuda_optimizer_entries(be);
     cuda_layout_entries(be);
+    cuda_link_entries(be);
+    cuda_precision_entries(be);
     *out = be;
     return OHT_OK;
 }

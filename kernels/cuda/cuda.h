@@ -21,14 +21,15 @@
 enum : size_t { CUDA_WORKSPACE = 32u << 20, CUDA_PARTIAL = 8u << 20, CUDA_HOST = 64u << 10 };
 
 struct cuda_gemms; // linear.cu: the algorithms chosen so far
+struct cuda_link;  // link.cu: the other GPUs
 
 struct cuda_context {
     const oht_plugin_host *host;
     int device, multiprocessors;
-    bool tf32; // fp32 products may round their operands to TF32
     cudaStream_t stream;
     cublasLtHandle_t lt;
     cuda_gemms *gemms;
+    cuda_link *link; // NULL: alone
     void *workspace; // of cuBLASLt, CUDA_WORKSPACE bytes of device memory
     void *partial; // CUDA_PARTIAL bytes of device memory, free between entries
     void *result; // CUDA_HOST bytes of page-locked host memory for results, free between entries
@@ -150,6 +151,9 @@ __device__ __forceinline__ float block_max(float v) {
 void cuda_linear_entries(oht_backend *be); // linear.cu: linear_*
 bool cuda_linear_start(cuda_context *ctx); // and what they keep
 void cuda_linear_end(cuda_context *ctx);
+void cuda_link_entries(oht_backend *be); // link.cu: collectives
+void cuda_link_end(cuda_context *ctx);
+void cuda_precision_entries(oht_backend *be); // precision.cu: device, has_type, cast, peak
 void cuda_rows_entries(oht_backend *be); // rows.cu: embedding_*, add_rows_*, gather_*, add
 void cuda_loss_entries(
     oht_backend *be); // loss.cu: cross_entropy, soft_cross_entropy, squared_error, forecast_errors, top_hits

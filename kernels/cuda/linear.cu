@@ -208,7 +208,7 @@ static void linear_fwd_cuda(oht_backend *be, oht_tensor y, oht_tensor pre, oht_t
     int epilogue = relu ? (b.data ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU)
                         : (b.data ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT);
     oht_tensor z = pre.data ? pre : y;
-    product(ctx, {false, true, N, M, K, K, K, M, type_of(x), type_of(y), epilogue, ctx->tf32}, 1.0f, x.data,
+    product(ctx, {false, true, N, M, K, K, K, M, type_of(x), type_of(y), epilogue, be->tf32}, 1.0f, x.data,
             w.data, 0.0f, z.data, b.data);
     if (own)
         CUDA_BY_TYPE(ctx, y.dtype,
@@ -232,12 +232,12 @@ static void linear_bwd_cuda(oht_backend *be, oht_tensor dx, oht_tensor dw, oht_t
     if (dx.data)
         product(
             ctx,
-            {false, false, N, K, M, M, K, K, type_of(dy), type_of(dx), CUBLASLT_EPILOGUE_DEFAULT, ctx->tf32},
+            {false, false, N, K, M, M, K, K, type_of(dy), type_of(dx), CUBLASLT_EPILOGUE_DEFAULT, be->tf32},
             1.0f, dy.data, w.data, add_dx ? 1.0f : 0.0f, dx.data, nullptr);
     if (dw.data)
         product(
             ctx,
-            {true, false, M, K, N, M, K, K, type_of(dy), type_of(dw), CUBLASLT_EPILOGUE_DEFAULT, ctx->tf32},
+            {true, false, M, K, N, M, K, K, type_of(dy), type_of(dw), CUBLASLT_EPILOGUE_DEFAULT, be->tf32},
             1.0f, dy.data, x.data, add_dp ? 1.0f : 0.0f, dw.data, nullptr);
 }
 

@@ -21,6 +21,7 @@ static const oht_backend_entry entry[] = {
     ENTRY(download),
     ENTRY(zero),
     ENTRY(copy),
+    ENTRY(cast),
     ENTRY(sync),
     ENTRY(linear_fwd),
     ENTRY(linear_bwd),
@@ -69,6 +70,7 @@ static const oht_backend_entry entry[] = {
     ENTRY(minmax),
     ENTRY(fake_quantize),
     ENTRY(quant_error),
+    ENTRY(peak),
 };
 enum { ENTRIES = sizeof(entry) / sizeof(entry[0]) };
 _Static_assert(ENTRIES == (sizeof(oht_backend) - offsetof(oht_backend, destroy)) / sizeof(void (*)(void)),

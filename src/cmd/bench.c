@@ -1,8 +1,9 @@
 // ohtrain bench: optimizer steps on random data, timed by phase and operation, against the rate at which
-// this machine's BLAS multiplies matrices of the model's own shapes, measured in the same run on all ranks at
-// once.
+// this machine's BLAS, or this GPU, multiplies matrices of the model's own shapes, measured in the same run on all
+// ranks at once; on a GPU that is known also against the dense peak of its data sheet (MFU).
 //
 //   gemm_share = (FLOPs executed by all ranks / step seconds) / (sum over ranks of F / sum_i (F_i / rate_i))
+//   mfu        = (FLOPs executed by all ranks / step seconds) / (ranks * peak)
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -30,8 +31,10 @@ typedef struct result {
     int64_t steps;
     double step_s, observed_s; // medians without and with the statistics watching
     double phase_s[PHASES]; // medians
+    double exposed_s; // median: waiting for other ranks' data with nothing else to do
     double flops_per_step; // of all ranks
     double gemm_flops_per_s; // of all ranks
+    double peak_flops_per_s; // of all ranks, data sheet; 0 = unknown
     double peak_rss_bytes; // the largest of all ranks
     op_row op[MOST_OPS]; // of this rank, one step
     int n_ops;
@@ -50,7 +53,7 @@ static double median(double *x, int64_t n) {
 
 // One step: seconds on the wall and of its phases, FLOPs of this rank.
 typedef struct timed_step {
-    double seconds, phase_s[PHASES], flops;
+    double seconds, phase_s[PHASES], exposed_s, flops;
 } timed_step;
 
 static oht_status step(oht_session *s, oht_synthetic *data, bool observe, timed_step *out) {
@@ -62,7 +65,10 @@ static oht_status step(oht_session *s, oht_synthetic *data, bool observe, timed_
     if (r.stop) OHT_FAIL(OHT_STOPPED, "bench: asked to stop");
     if (observe) OHT_TRY(oht_stats_reduce(s->train_stats, s->comm));
     *out = (timed_step){
-        oht_clock_s() - start, {made - start, r.forward_s, r.backward_s, r.reduce_s, r.optimizer_s}, r.flops};
+        oht_clock_s() - start,
+        {made - start, r.forward_s, r.backward_s, r.reduce_s, r.optimizer_s},
+        r.exposed_s,
+        r.flops};
     return OHT_OK;
 }
 
@@ -76,7 +82,8 @@ static void take_op(void *ctx, const char *op, double forward_s, double backward
     row->flops = flops;
 }
 
-// seconds: PHASES + 2 lists of r->steps numbers: each phase, the step, the step with the statistics watching.
+// seconds: PHASES + 3 lists of r->steps numbers: each phase, the step, the step with the statistics watching, exposed
+// communication.
 static oht_status time_steps(oht_session *s, oht_synthetic *data, double *seconds, result *r) {
     int64_t n = r->steps;
     timed_step t = {0};
@@ -86,6 +93,7 @@ static oht_status time_steps(oht_session *s, oht_synthetic *data, double *second
         OHT_TRY(step(s, data, false, &t));
         for (int p = 0; p < PHASES; p++) seconds[p * n + i] = t.phase_s[p];
         seconds[PHASES * n + i] = t.seconds;
+        seconds[(PHASES + 2) * n + i] = t.exposed_s;
         oht_progress(i + 1, n, true, "%.3f s a step", t.seconds);
         OHT_TRY(step(s, data, true, &t));
         seconds[(PHASES + 1) * n + i] = t.seconds;
@@ -99,13 +107,14 @@ static oht_status time_steps(oht_session *s, oht_synthetic *data, double *second
     for (int p = 0; p < PHASES; p++) r->phase_s[p] = median(seconds + p * n, n);
     r->step_s = median(seconds + PHASES * n, n);
     r->observed_s = median(seconds + (PHASES + 1) * n, n);
+    r->exposed_s = median(seconds + (PHASES + 2) * n, n);
     return OHT_OK;
 }
 
 static oht_status measure_steps(oht_session *s, result *r) {
     double *seconds = NULL;
     oht_synthetic *data = NULL;
-    oht_status status = OHT_ALLOC(&seconds, (size_t)((PHASES + 2) * r->steps), "step times");
+    oht_status status = OHT_ALLOC(&seconds, (size_t)((PHASES + 3) * r->steps), "step times");
     if (status == OHT_OK) status = oht_synthetic_create(&data, s);
     status = oht_agree(s->comm, status);
     if (status == OHT_OK) status = time_steps(s, data, seconds, r);
@@ -113,11 +122,12 @@ static oht_status measure_steps(oht_session *s, result *r) {
     oht_free(seconds);
     OHT_TRY(status);
     OHT_TRY(oht_sum_f64(s->comm, &r->flops_per_step, 1));
-    double peak[3] = {r->step_s, r->observed_s, (double)oht_peak_rss_bytes()};
-    OHT_TRY(oht_max_f64(s->comm, peak, 3));
+    double peak[4] = {r->step_s, r->observed_s, (double)oht_peak_rss_bytes(), r->exposed_s};
+    OHT_TRY(oht_max_f64(s->comm, peak, 4));
     r->step_s = peak[0];
     r->observed_s = peak[1];
     r->peak_rss_bytes = peak[2];
+    r->exposed_s = peak[3];
     return OHT_OK;
 }
 
@@ -126,6 +136,42 @@ typedef struct yardstick {
     oht_session *s;
     double flops, seconds; // of one step's matrix products on this rank
 } yardstick;
+
+typedef enum product_kind { FORWARD, WEIGHT_GRADIENT, INPUT_GRADIENT } product_kind;
+
+// Rate of a linear layer's products on the device, in the run's storage type: in stretches that double until one is
+// long enough, which counts.
+static oht_status device_rate(oht_session *s, product_kind kind, int64_t rows, int64_t M, int64_t K, double seconds,
+                              double *rate) {
+    oht_backend *be = s->be;
+    const oht_tensor none = OHT_NO_TENSOR;
+    oht_tensor x = {NULL, s->storage, 2, {rows, K}}, w = {NULL, s->storage, 2, {M, K}},
+               y = {NULL, s->storage, 2, {rows, M}}, dw = {NULL, OHT_F32, 2, {M, K}};
+    oht_tensor *all[] = {&x, &w, &y, &dw};
+    oht_status status = OHT_OK;
+    for (size_t i = 0; i < 4 && status == OHT_OK; i++) {
+        size_t bytes = (size_t)oht_tensor_count(*all[i]) * oht_dtype_size(all[i]->dtype);
+        status = be->alloc(be, &all[i]->data, bytes, "matrices to measure with");
+        if (status == OHT_OK) be->zero(be, all[i]->data, bytes);
+    }
+    double took = 0;
+    for (int64_t n = 1; status == OHT_OK && (took < seconds / 2 || n <= 2); n *= 2) {
+        status = be->sync(be);
+        double start = oht_clock_s();
+        for (int64_t i = 0; i < n && status == OHT_OK; i++) {
+            if (kind == FORWARD)
+                be->linear_fwd(be, y, none, x, w, none, OHT_ACT_NONE);
+            else
+                be->linear_bwd(be, kind == INPUT_GRADIENT ? x : none, kind == WEIGHT_GRADIENT ? dw : none, none, y, x, w,
+                               none, none, OHT_ACT_NONE, false, false);
+        }
+        if (status == OHT_OK) status = be->sync(be);
+        took = oht_clock_s() - start;
+        *rate = 2.0 * (double)rows * (double)M * (double)K * (double)n / took;
+    }
+    for (size_t i = 0; i < 4; i++) be->free(be, all[i]->data);
+    return status;
+}
 
 // The products of y = x w^T with x: (rows,K), w: (M,K), `times` a step: forward, dw, and dx where x has a
 // gradient. Ranks measure together.
@@ -137,8 +183,11 @@ static oht_status add_linear(yardstick *y, int64_t rows, int64_t M, int64_t K, d
     for (int i = 0; i < (dx ? 3 : 2); i++) {
         double rate = 1;
         OHT_TRY(oht_barrier(y->s->comm));
-        OHT_TRY(oht_agree(y->s->comm, oht_gemm_rate(product[i].ta, product[i].tb, product[i].m, product[i].n,
-                                                    product[i].k, GEMM_SECONDS, &rate)));
+        oht_status status = y->s->be->host_memory
+                                ? oht_gemm_rate(product[i].ta, product[i].tb, product[i].m, product[i].n,
+                                                product[i].k, GEMM_SECONDS, &rate)
+                                : device_rate(y->s, (product_kind)i, rows, M, K, GEMM_SECONDS, &rate);
+        OHT_TRY(oht_agree(y->s->comm, status));
         double flops = times * 2.0 * (double)rows * (double)M * (double)K;
         y->flops += flops;
         y->seconds += flops / rate;
@@ -227,6 +276,8 @@ static oht_status measure_gemm(oht_session *s, result *r) {
     yardstick y = {.s = s};
     OHT_TRY(s->task == OHT_TASK_SERIES ? add_series(&y, samples) : add_transformer(&y, samples));
     r->gemm_flops_per_s = y.flops / y.seconds;
+    r->peak_flops_per_s = s->be->peak(s->be, s->storage);
+    OHT_TRY(oht_sum_f64(s->comm, &r->peak_flops_per_s, 1));
     return oht_sum_f64(s->comm, &r->gemm_flops_per_s, 1);
 }
 
@@ -236,18 +287,24 @@ static void print_result(const oht_session *s, const result *r) {
     const char *what = series ? "windows" : "tokens";
     double tokens = (double)(s->cfg->train.global_batch * (series ? 1 : s->tokens)),
            flops_per_s = r->flops_per_step / r->step_s;
-    printf("%s, attention %s, %lld parameters; %d ranks x %d threads; %lld steps of %.0f %s\n",
+    printf("%s, attention %s, %lld parameters; %d ranks x %d threads, %s in %s; %lld steps of %.0f %s\n",
            oht_model_type_name(s->cfg->model.type), s->cfg->model.attention,
            (long long)oht_params_count(s->params), oht_comm_size(s->comm), s->be->threads,
-           (long long)r->steps, tokens, what);
+           s->be->device, s->precision, (long long)r->steps, tokens, what);
     printf("  %-28s %12.4f s\n  %-28s %12.*f\n", "step (median)", r->step_s,
            series ? "windows per second" : "tokens per second", series ? 2 : 0, tokens / r->step_s);
     if (s->task == OHT_TASK_IMAGES)
         printf("  %-28s %12.2f\n", "images per second", (double)s->cfg->train.global_batch / r->step_s);
     printf("  %-28s %12.2f GFLOP\n  %-28s %12.2f GFLOP/s\n", "work per step", 1e-9 * r->flops_per_step,
            "rate", 1e-9 * flops_per_s);
-    printf("  %-28s %12.2f GFLOP/s\n  %-28s %12.3f\n", "SGEMM rate of this machine",
-           1e-9 * r->gemm_flops_per_s, "share of it", flops_per_s / r->gemm_flops_per_s);
+    printf("  %-28s %12.2f GFLOP/s\n  %-28s %12.3f\n",
+           s->be->host_memory ? "SGEMM rate of this machine" : "its products, measured", 1e-9 * r->gemm_flops_per_s,
+           "share of it", flops_per_s / r->gemm_flops_per_s);
+    if (r->peak_flops_per_s > 0)
+        printf("  %-28s %12.2f GFLOP/s\n  %-28s %12.3f\n", "dense peak, data sheet", 1e-9 * r->peak_flops_per_s,
+               "MFU", flops_per_s / r->peak_flops_per_s);
+    printf("  %-28s %12.4f s, %.1f %% of the step\n", "exposed communication", r->exposed_s,
+           100 * r->exposed_s / r->step_s);
     printf("  %-28s %12.1f MiB\n", "peak memory of a rank", r->peak_rss_bytes / 1048576.0);
     printf("  %-28s %12.4f s, %.1f %% more\n", "step with statistics", r->observed_s,
            100 * (r->observed_s / r->step_s - 1));
@@ -274,6 +331,8 @@ static oht_status write_json(const oht_session *s, const result *r, const char *
     json_object_set_new(root, "params", json_integer(oht_params_count(s->params)));
     json_object_set_new(root, "ranks", json_integer(oht_comm_size(s->comm)));
     json_object_set_new(root, "threads", json_integer(s->be->threads));
+    json_object_set_new(root, "device", json_string(s->be->device));
+    json_object_set_new(root, "precision", json_string(s->precision));
     json_object_set_new(root, "steps", json_integer(r->steps));
     set_real(root, "step_s", r->step_s);
     if (s->task == OHT_TASK_SERIES)
@@ -286,6 +345,9 @@ static oht_status write_json(const oht_session *s, const result *r, const char *
     set_real(root, "flops_per_s", flops_per_s);
     set_real(root, "gemm_flops_per_s", r->gemm_flops_per_s);
     set_real(root, "gemm_share", flops_per_s / r->gemm_flops_per_s);
+    set_real(root, "peak_flops_per_s", r->peak_flops_per_s > 0 ? r->peak_flops_per_s : NAN);
+    set_real(root, "mfu", r->peak_flops_per_s > 0 ? flops_per_s / r->peak_flops_per_s : NAN);
+    set_real(root, "exposed_s", r->exposed_s);
     set_real(root, "peak_rss_bytes", r->peak_rss_bytes);
     set_real(root, "statistics_overhead", r->observed_s / r->step_s - 1);
     for (int i = 0; i < PHASES; i++) set_real(phases, PHASE_NAMES[i], r->phase_s[i]);
@@ -366,5 +428,6 @@ const oht_command oht_cmd_bench = {
             "  --quiet      no progress on stderr\n"
             "\n"
             "  ohtrain bench -c jobs/opt-125m.yaml train.micro_batch=4 train.global_batch=4\n"
-            "  mpirun -np 2 --bind-to none ohtrain bench --steps 10 --json bench.json\n",
+            "  mpirun -np 2 --bind-to none ohtrain bench --steps 10 --json bench.json\n"
+            "  mpirun -np 8 ohtrain bench -c jobs/opt-125m.yaml run.device=cuda   one rank a GPU\n",
 };

@@ -119,10 +119,11 @@ static oht_status print_work(const oht_session *s) {
 static void print_memory(const oht_session *s) {
     oht_session_memory m = oht_session_bytes(s);
     size_t total = m.weights + m.gradients + m.optimizer + m.arena;
-    printf("\nmemory of one rank:\n");
+    bool sharded = s->cfg->train.shard_optimizer && oht_comm_size(s->comm) > 1;
+    printf("\nmemory of one rank (%s, %s):\n", s->be->device, s->precision);
     print_bytes("parameters", m.weights);
     print_bytes("gradients", m.gradients);
-    print_bytes("AdamW moments", m.optimizer);
+    print_bytes(sharded ? "AdamW moments, sharded" : "AdamW moments", m.optimizer);
     print_bytes("arena", m.arena);
     print_bytes("total", total);
     printf(

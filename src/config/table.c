@@ -26,7 +26,7 @@ static const char *const QUANT_METHODS[] = {"asymmetric", "symmetric", NULL};
 static const char *const MSE_MARGINS[] = {"absolute", "relative", NULL};
 static const char *const CALIBRATIONS[] = {"auto", "train", "validation", NULL};
 static const char *const RESUMES[] = {"auto", "never", "must", NULL};
-static const char *const PRECISIONS[] = {"fp32", NULL};
+static const char *const PRECISIONS[] = {"auto", "fp32", "tf32", "bf16", "fp16", NULL};
 static const char *const DEVICES[] = {"auto", "cpu", "cuda", NULL};
 static const char *const PROGRESSES[] = {"auto", "bar", "lines", NULL};
 
@@ -158,8 +158,10 @@ static const oht_key KEYS[] = {
     {INT(train, micro_batch, "8", 1, 1 << 20), .unit = "sequences", .may_change = true,
      .help = "sequences a rank processes at once: memory and speed, not results"},
     {INT(train, seed, "1000", 0, INT64_MAX), .help = "of initialisation, data order, masks and dropout"},
-    {CHOICE(train, precision, "fp32", PRECISIONS), .note = "the CPU backend computes in fp32",
-     .help = "arithmetic of training"},
+    {CHOICE(train, precision, "auto", PRECISIONS), .may_change = true,
+     .help = "storage of activations and of the parameters kernels read; sums, losses, optimizer and parameters that are "
+             "updated are fp32 all the same; auto: bf16 on a GPU, fp32 on the CPU, which knows nothing else; tf32: fp32 "
+             "whose products round their inputs; fp16: with a loss scale that adapts"},
     {FLOAT(train, lr, "0.001", 0, 100), .help = "peak learning rate"},
     {ENUM(train, schedule, "linear", SCHEDULES),
      .help = "learning rate after the warm-up; type1 and type2 halve it every 2, every 5 epochs, five times"},
@@ -194,8 +196,11 @@ static const oht_key KEYS[] = {
     {BOOL(train, recompute, "false"), .may_change = true,
      .help = "keep no activations inside blocks and compute them again in backward: less memory, a third "
              "more work"},
-    {INT(train, reduce_bytes, "2097152", 4096, INT64_C(1) << 31), .unit = "bytes",
-     .help = "size of the pieces in which gradients are summed over ranks"},
+    {INT(train, reduce_bytes, "0", 0, INT64_C(1) << 31), .unit = "bytes", .may_change = true,
+     .help = "size of the pieces in which gradients are summed over ranks; 0: 2 MiB on CPUs, 32 MiB on GPUs"},
+    {BOOL(train, shard_optimizer, "false"), .may_change = true,
+     .help = "each rank keeps and updates only its share of AdamW's moments: 8 bytes a parameter less 8 / ranks; "
+             "checkpoints are the same, and a run may continue without it or on other ranks"},
 
     {ENUM(eval, split, "auto", EVAL_SPLITS), .may_change = true,
      .help = "data of the evaluation after the last step and of ohtrain eval; auto: test where the data has it"},
@@ -272,6 +277,8 @@ static const oht_key KEYS[] = {
 
     {CHOICE(run, device, "auto", DEVICES), .note = "auto: a GPU where there is one, else the CPU",
      .may_change = true, .help = "where tensors live"},
+    {FLOAT(run, patience_s, "600", 0, 1e9), .unit = "seconds", .may_change = true,
+     .help = "GPUs that exchange gradients longer than this end the job with an error: a peer is gone; 0 = wait for ever"},
     {ENUM(run, resume, "auto", RESUMES), .may_change = true,
      .help = "a run folder that holds a run: continue it (auto), refuse it (never), or refuse a folder "
              "without one (must)"},

@@ -3,6 +3,7 @@
 // into COMM with the call quoted. Counts are int in MPI 3.1: everything long goes in pieces.
 #include "oht/dist.h"
 
+#include <limits.h>
 #include <mpi.h>
 #include <omp.h>
 #include <sched.h>
@@ -177,6 +178,23 @@ static oht_status reduce(oht_comm *comm, void *x, size_t n, size_t size, MPI_Dat
 oht_status oht_sum_f32(oht_comm *comm, float *x, size_t n, size_t piece_bytes) {
     return reduce(comm, x, n, sizeof(*x), MPI_FLOAT, MPI_SUM, piece_bytes);
 }
+
+// In place, MPI leaves the result in the first row.
+oht_status oht_reduce_scatter_f32(oht_comm *comm, float *x, size_t n) {
+    if (comm->size == 1) return OHT_OK;
+    if (n > INT_MAX) OHT_FAIL(OHT_INTERNAL, "rows of %zu floats are too long for one call", n);
+    MPI_TRY(MPI_Reduce_scatter_block(MPI_IN_PLACE, x, (int)n, MPI_FLOAT, MPI_SUM, comm->world));
+    if (comm->rank > 0) memcpy(x + (size_t)comm->rank * n, x, n * sizeof(*x));
+    return OHT_OK;
+}
+
+oht_status oht_all_gather_f32(oht_comm *comm, float *x, size_t n) {
+    if (comm->size == 1) return OHT_OK;
+    if (n > INT_MAX) OHT_FAIL(OHT_INTERNAL, "rows of %zu floats are too long for one call", n);
+    MPI_TRY(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, x, (int)n, MPI_FLOAT, comm->world));
+    return OHT_OK;
+}
+
 oht_status oht_sum_f64(oht_comm *comm, double *x, size_t n) {
     return reduce(comm, x, n, sizeof(*x), MPI_DOUBLE, MPI_SUM, PIECE_BYTES);
 }
@@ -240,7 +258,7 @@ typedef struct place {
     int leader; // world rank of the first rank of its node
     int threads;
     char node[NODE_NAME];
-    char device[32];
+    char device[96];
 } place;
 
 // "rank 0 on cuda 0, rank 1 on cuda 1" or "ranks 0-3 on cpu": the node's ranks, neighbours on the same device together.

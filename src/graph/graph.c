@@ -2,6 +2,7 @@
 // The first error sticks and silences everything after it; oht_plan hands it out.
 #include "graph/internal.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -61,6 +62,13 @@ int64_t oht_graph_tokens(const oht_graph *g) {
 }
 oht_backend *oht_graph_backend(const oht_graph *g) {
     return g->be;
+}
+void oht_graph_storage(oht_graph *g, oht_dtype type) {
+    assert(g->n_values == 0);
+    g->storage = type;
+}
+oht_dtype oht_storage(const oht_graph *g) {
+    return g->storage;
 }
 void oht_graph_inner_taps(oht_graph *g, bool on) {
     g->inner_taps = on;
@@ -225,7 +233,7 @@ static oht_value parameters(oht_graph *g, int first, int n, bool exact) {
             return oht_graph_fail(g, "parameter %s cannot be stacked under %s", next->name, next[-1].name);
         dim[0] += next->dim[0];
     }
-    graph_value *v = new_value(g, VALUE_PARAM, OHT_F32, OHT_ROWS_FIXED, p->rank, dim);
+    graph_value *v = new_value(g, VALUE_PARAM, g->storage, OHT_ROWS_FIXED, p->rank, dim);
     if (!v) return OHT_NONE;
     v->param = first;
     v->before = g->param_value[first];

@@ -23,6 +23,7 @@ typedef struct graph_value {
     int place[2]; // in the forward pass; during recomputation and backward
     int grad_place;
     bool has_grad; // some backward writes its gradient
+    int last_write; // VALUE_PARAM: the step after which it is complete
 } graph_value;
 
 // One stretch of the arena and the steps during which it is in use, both ends included.
@@ -45,6 +46,7 @@ typedef struct graph_step {
     step_kind kind;
     int node;
     int scratch; // buffer, -1 = none
+    size_t ready; // floats at the front of the flat gradient that are complete after it; 0 = no more than before
 } graph_step;
 
 // Floats of the flat gradient that no backward of this graph writes.
@@ -57,6 +59,7 @@ struct oht_graph {
     const oht_params *params;
     oht_mode mode;
     int64_t rows, tokens;
+    oht_dtype storage; // of activations and parameters; OHT_F32 is 0
     oht_status status; // first failure while recording
     oht_error error;
 

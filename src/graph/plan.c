@@ -107,7 +107,7 @@ static void find_recomputed(planner *p) {
 
 static void schedule(planner *p) {
     oht_graph *g = p->g;
-    for (int n = 0; n < g->n_nodes; n++) g->step[g->n_steps++] = (graph_step){STEP_FORWARD, n, -1};
+    for (int n = 0; n < g->n_nodes; n++) g->step[g->n_steps++] = (graph_step){STEP_FORWARD, n, -1, 0};
     g->n_forward = g->n_steps;
     int block = -1; // recomputed already
     for (int n = g->n_nodes - 1; n >= 0; n--) {
@@ -117,10 +117,10 @@ static void schedule(planner *p) {
             int k = n; // the nodes of a block follow each other
             while (k > 0 && g->node[k - 1]->block == here) k--;
             for (; k < g->n_nodes && g->node[k]->block == here; k++)
-                if (p->recomputed[k]) g->step[g->n_steps++] = (graph_step){STEP_RECOMPUTE, k, -1};
+                if (p->recomputed[k]) g->step[g->n_steps++] = (graph_step){STEP_RECOMPUTE, k, -1, 0};
             block = here;
         }
-        g->step[g->n_steps++] = (graph_step){STEP_BACKWARD, n, -1};
+        g->step[g->n_steps++] = (graph_step){STEP_BACKWARD, n, -1, 0};
     }
 }
 
@@ -182,6 +182,21 @@ static int by_flat_start(const void *a, const void *b) {
     return x->flat < y->flat ? -1 : x->flat > y->flat;
 }
 
+// After which step the front of the flat gradient is complete up to where: that a trainer may reduce it while backward goes
+// on. (Flat order is about the order of completion, params.h; a tied table comes last.)
+static void find_ready(oht_graph *g, const graph_value **written, int n) {
+    for (int t = g->n_forward; t < g->n_steps; t++) {
+        const oht_node *node = g->node[g->step[t].node];
+        for (int i = 0; g->step[t].kind == STEP_BACKWARD && i < node->n_in; i++)
+            if (node->in[i].id >= 0) g->value[node->in[i].id].last_write = t;
+    }
+    int step = 0; // after which all up to written[i] are complete
+    for (int i = 0; i < n; i++) {
+        if (written[i]->last_write > step) step = written[i]->last_write;
+        g->step[step].ready = i + 1 < n ? written[i + 1]->flat : g->params->flat_count;
+    }
+}
+
 // Gaps between the gradients that backward writes: padding and unused parameters. Also checks that none
 // overlap (a parameter used both alone and in a group would have two owners).
 static oht_status find_gaps(oht_graph *g) {
@@ -193,6 +208,7 @@ static oht_status find_gaps(oht_graph *g) {
     for (int i = 0; i < g->n_values; i++)
         if (g->value[i].kind == VALUE_PARAM && g->value[i].has_grad) written[n++] = &g->value[i];
     qsort(written, (size_t)n, sizeof(*written), by_flat_start);
+    find_ready(g, written, n);
     size_t end = 0;
     for (int i = 0; i <= n; i++) {
         size_t start = i < n ? written[i]->flat : g->params->flat_count;

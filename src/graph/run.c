@@ -31,7 +31,7 @@ static const graph_value *value_of(const oht_run *run, oht_value v) {
     return &run->graph->value[v.id];
 }
 
-oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, float *param, float *grad) {
+oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, void *param, float *grad) {
     *out = NULL;
     if (!g->planned) OHT_FAIL(OHT_INTERNAL, "a graph must be planned before it runs");
     if (g->mode == OHT_TRAIN && arena && !grad)
@@ -53,10 +53,15 @@ oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, float *param
     const char *poison = getenv("OHT_POISON");
     s->poison = poison && strcmp(poison, "1") == 0;
     memset(s->nan_bytes, 0xff, sizeof(s->nan_bytes)); // as float: NaN
-    for (int i = 0; arena && i < g->n_gaps; i++)
-        g->be->zero(g->be, grad + g->gap[i].start, g->gap[i].count * sizeof(float));
+    if (arena) oht_run_clear_gaps(&s->pub);
     *out = &s->pub;
     return OHT_OK;
+}
+
+void oht_run_clear_gaps(oht_run *run) {
+    const oht_graph *g = run->graph;
+    for (int i = 0; i < g->n_gaps; i++)
+        g->be->zero(g->be, run->grad + g->gap[i].start, g->gap[i].count * sizeof(float));
 }
 
 void oht_run_destroy(oht_run *run) {
@@ -82,8 +87,9 @@ static void *at(const oht_run *run, int buffer) {
 oht_tensor oht_get(const oht_run *run, oht_value ref) {
     if (ref.id < 0) return OHT_NO_TENSOR;
     const graph_value *v = value_of(run, ref);
-    const float *flat = v->exact ? run->param_exact : run->param;
-    if (v->kind == VALUE_PARAM) return view(run, v, flat ? (void *)(uintptr_t)(flat + v->flat) : NULL);
+    unsigned char *flat = v->exact ? run->param_exact : run->param;
+    if (v->kind == VALUE_PARAM)
+        return view(run, v, flat ? flat + v->flat * oht_dtype_size(v->shape.dtype) : NULL);
     return view(run, v, at(run, v->place[current(run)->kind != STEP_FORWARD]));
 }
 
@@ -91,8 +97,10 @@ oht_tensor oht_get_grad(const oht_run *run, oht_value ref) {
     if (ref.id < 0) return OHT_NO_TENSOR;
     const graph_value *v = value_of(run, ref);
     if (!v->needs_grad) return OHT_NO_TENSOR;
-    if (v->kind == VALUE_PARAM) return view(run, v, run->grad ? run->grad + v->flat : NULL);
-    return view(run, v, at(run, v->grad_place));
+    if (v->kind != VALUE_PARAM) return view(run, v, at(run, v->grad_place));
+    oht_tensor d = view(run, v, run->grad ? run->grad + v->flat : NULL);
+    d.dtype = OHT_F32;
+    return d;
 }
 
 void *oht_scratch(const oht_run *run, const oht_node *node) {
@@ -147,7 +155,8 @@ static void poison_gradient(oht_run *run) {
     const oht_graph *g = run->graph;
     for (int i = 0; i < g->n_values; i++) {
         const graph_value *v = &g->value[i];
-        if (v->kind == VALUE_PARAM && v->has_grad) fill_nan(run, run->grad + v->flat, value_bytes(v));
+        if (v->kind == VALUE_PARAM && v->has_grad)
+            fill_nan(run, run->grad + v->flat, (size_t)oht_tensor_count(v->shape) * sizeof(float));
     }
 }
 
@@ -162,7 +171,7 @@ static void zero_gradients(oht_run *run, const oht_node *node) {
     for (int i = 0; i < node->n_in; i++) {
         oht_tensor d = oht_get_grad(run, node->in[i]);
         if (d.data && !oht_adds(run, node, i))
-            run->be->zero(run->be, d.data, (size_t)oht_tensor_count(d) * sizeof(float));
+            run->be->zero(run->be, d.data, (size_t)oht_tensor_count(d) * oht_dtype_size(d.dtype));
     }
 }
 
@@ -204,6 +213,7 @@ static void run_steps(oht_run *run, int first, int end) {
         else
             execute(run, step);
         if (s->poison) poison_dead(run, s->step);
+        if (run->progress && step->ready > 0) run->progress(run->progress_ctx, step->ready);
     }
     run->second_pass = false;
 }

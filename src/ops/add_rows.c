@@ -38,5 +38,5 @@ oht_value oht_add_rows(oht_graph *g, oht_value x, oht_value table, int64_t offse
     oht_node *node = oht_node_new(g, &ADD_ROWS, in, 2, &attr, sizeof(attr));
     if (!node) return OHT_NONE;
     node->share_grad = 0;
-    return oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), a.rank, a.dim);
+    return oht_node_output(g, node, oht_storage(g), oht_value_rows(g, x), a.rank, a.dim);
 }

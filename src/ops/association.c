@@ -96,7 +96,7 @@ oht_value oht_association(oht_graph *g, oht_value qkv, oht_value mask, oht_assoc
                           bool causal, float p, oht_value *row) {
     if (row) *row = OHT_NONE;
     oht_tensor a = oht_shape(g, qkv), m = oht_shape(g, mask);
-    if (a.rank != 3 || a.dtype != OHT_F32 || heads < 1 || a.dim[2] % (3 * heads) != 0)
+    if (a.rank != 3 || a.dtype != oht_storage(g) || heads < 1 || a.dim[2] % (3 * heads) != 0)
         return oht_graph_fail(g, "association: qkv %s must be (B,T,3C) with C a multiple of %d heads",
                               oht_shape_text(a).text, heads);
     if (mask.id >= 0 && (m.rank != 2 || m.dtype != OHT_U8 || m.dim[0] != a.dim[0] || m.dim[1] != a.dim[1]))
@@ -117,7 +117,7 @@ oht_value oht_association(oht_graph *g, oht_value qkv, oht_value mask, oht_assoc
     if (!node) return OHT_NONE;
     oht_backend *be = oht_graph_backend(g);
     oht_rows rows = oht_value_rows(g, qkv);
-    oht_value out = oht_node_output(g, node, OHT_F32, rows, 3, (int64_t[]){B, T, C});
+    oht_value out = oht_node_output(g, node, oht_storage(g), rows, 3, (int64_t[]){B, T, C});
     oht_value normaliser = oht_node_output(g, node, OHT_F32, rows, 3, (int64_t[]){B, heads, T});
     node->site = site;
     node->keep_in = 1u << QKV | 1u << MASK;

@@ -9,7 +9,7 @@ enum { X, W, B, TARGETS };
 
 static oht_tensor logits_of(oht_run *run, const oht_node *node) {
     oht_tensor x = oht_get(run, node->in[X]), w = oht_get(run, node->in[W]);
-    oht_tensor logits = {oht_scratch(run, node), OHT_F32, 2, {x.dim[0], w.dim[0]}};
+    oht_tensor logits = {oht_scratch(run, node), x.dtype, 2, {x.dim[0], w.dim[0]}};
     run->be->linear_fwd(run->be, logits, OHT_NO_TENSOR, x, w, oht_get(run, node->in[B]), OHT_ACT_NONE);
     return logits;
 }
@@ -53,7 +53,7 @@ static const oht_op CLASS_HEAD_EVAL = {"class_head", forward_eval, NULL, flops};
 oht_value oht_class_head(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_value targets) {
     oht_tensor a = oht_shape(g, x), m = oht_shape(g, w), bias = oht_shape(g, b), t = oht_shape(g, targets);
     bool train = oht_graph_mode(g) == OHT_TRAIN;
-    if (a.rank != 2 || a.dtype != OHT_F32 || m.rank != 2 || a.dim[1] != m.dim[1])
+    if (a.rank != 2 || a.dtype != oht_storage(g) || m.rank != 2 || a.dim[1] != m.dim[1])
         return oht_graph_fail(g, "class_head: x %s must be (B,C), w %s (V,C)", oht_shape_text(a).text,
                               oht_shape_text(m).text);
     if (b.id >= 0 && !oht_is_vector(bias, m.dim[0]))
@@ -70,7 +70,7 @@ oht_value oht_class_head(oht_graph *g, oht_value x, oht_value w, oht_value b, oh
     oht_node *node = oht_node_new(g, train ? &CLASS_HEAD_TRAIN : &CLASS_HEAD_EVAL, in, 4, NULL, 0);
     if (!node) return OHT_NONE;
     node->keep_in = 1u << X | 1u << TARGETS;
-    *(train ? &node->scratch_bwd : &node->scratch_fwd) = (size_t)(a.dim[0] * m.dim[0]) * sizeof(float);
+    *(train ? &node->scratch_bwd : &node->scratch_fwd) = (size_t)(a.dim[0] * m.dim[0]) * oht_dtype_size(a.dtype);
     return oht_node_output(g, node, OHT_F32, OHT_ROWS_FIXED, 1,
                            (int64_t[]){1}); // a name for the loss; the number is run->loss_sum
 }

@@ -21,7 +21,7 @@ bool oht_same_shape(oht_tensor a, oht_tensor b) {
 }
 
 bool oht_is_vector(oht_tensor t, int64_t n) {
-    return t.rank == 1 && t.dtype == OHT_F32 && t.dim[0] == n;
+    return t.rank == 1 && t.dtype != OHT_I32 && t.dtype != OHT_U8 && t.dim[0] == n;
 }
 
 size_t oht_tensor_bytes(oht_tensor t) {
@@ -39,7 +39,8 @@ bool oht_adds_all(const oht_run *run, const oht_node *node, int first, int n) {
 }
 
 void oht_add_or_copy(const oht_run *run, oht_tensor y, oht_tensor x, bool add) {
-    if (add)
+    if (!add && y.dtype != x.dtype) run->be->zero(run->be, y.data, oht_tensor_bytes(y));
+    if (add || y.dtype != x.dtype)
         run->be->add(run->be, y, x);
     else
         run->be->copy(run->be, y.data, x.data, oht_tensor_bytes(y));

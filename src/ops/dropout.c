@@ -25,7 +25,7 @@ static const oht_op DROPOUT = {"dropout", forward, backward, NULL};
 
 oht_value oht_dropout(oht_graph *g, oht_value x, float p) {
     oht_tensor a = oht_shape(g, x);
-    if (a.rank < 2 || a.dtype != OHT_F32 || oht_value_rows(g, x) != OHT_ROWS_BATCH ||
+    if (a.rank < 2 || a.dtype != oht_storage(g) || oht_value_rows(g, x) != OHT_ROWS_BATCH ||
         !(p >= 0.0f && p < 1.0f))
         return oht_graph_fail(g, "dropout: x %s must be (B,...), p = %g in [0,1)", oht_shape_text(a).text,
                               (double)p);
@@ -36,5 +36,5 @@ oht_value oht_dropout(oht_graph *g, oht_value x, float p) {
     oht_node *node = oht_node_new(g, &DROPOUT, &x, 1, &attr, sizeof(attr));
     if (!node) return OHT_NONE;
     node->site = site;
-    return oht_node_output(g, node, OHT_F32, OHT_ROWS_BATCH, a.rank, a.dim);
+    return oht_node_output(g, node, oht_storage(g), OHT_ROWS_BATCH, a.rank, a.dim);
 }

@@ -34,5 +34,5 @@ oht_value oht_embedding(oht_graph *g, oht_value tokens, oht_value table, int64_t
     if (!node) return OHT_NONE;
     node->keep_in = 1u << 0;
     int64_t dim[] = {ids.dim[0], ids.dim[1], w.dim[1]};
-    return oht_node_output(g, node, OHT_F32, oht_value_rows(g, tokens), 3, dim);
+    return oht_node_output(g, node, oht_storage(g), oht_value_rows(g, tokens), 3, dim);
 }

@@ -96,7 +96,7 @@ oht_value oht_gate_heads(oht_graph *g, oht_value x, oht_value ctx, const oht_val
     if (whole.rank == 4 && gate.kind == OHT_GATE_CONDITIONAL_PER_HEAD)
         return oht_graph_fail(g, "gate: one gate a head for a whole sample, but context %s has groups",
                               oht_shape_text(whole).text);
-    if (a.rank != 3 || a.dtype != OHT_F32 || !oht_same_shape(a, c) || gate.heads < 1 ||
+    if (a.rank != 3 || a.dtype != oht_storage(g) || !oht_same_shape(a, c) || gate.heads < 1 ||
         a.dim[2] % gate.heads != 0)
         return oht_graph_fail(g, "gate: x %s and context %s must be (B,T,C) with C a multiple of %d heads",
                               oht_shape_text(a).text, oht_shape_text(c).text, gate.heads);
@@ -106,10 +106,12 @@ oht_value oht_gate_heads(oht_graph *g, oht_value x, oht_value ctx, const oht_val
     int64_t hidden = first.rank == 3 ? first.dim[1] : 0;
     int n = expected(&gate, C, hidden, want);
     if (n_w != n) return oht_graph_fail(g, "gate: %d parameters, this form has %d", n_w, n);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        want[i].dtype = oht_storage(g);
         if (!oht_same_shape(oht_shape(g, w[i]), want[i]))
             return oht_graph_fail(g, "gate: parameter %d (%s) is %s, expected %s", i, oht_value_name(g, w[i]),
                                   oht_shape_text(oht_shape(g, w[i])).text, oht_shape_text(want[i]).text);
+    }
 
     // The form with all features gates tokens, even when asked per head (spec transformers 1.5).
     bool unconditional = gate.kind == OHT_GATE_UNCONDITIONAL_PER_HEAD;
@@ -121,7 +123,7 @@ oht_value oht_gate_heads(oht_graph *g, oht_value x, oht_value ctx, const oht_val
     if (!node) return OHT_NONE;
     oht_backend *be = oht_graph_backend(g);
     oht_rows rows = oht_value_rows(g, ctx);
-    oht_value out = oht_node_output(g, node, OHT_F32, rows, whole.rank, whole.dim), p;
+    oht_value out = oht_node_output(g, node, oht_storage(g), rows, whole.rank, whole.dim), p;
     if (unconditional)
         p = oht_node_output(g, node, OHT_F32, OHT_ROWS_FIXED, 1, (int64_t[]){H});
     else if (gate.kind == OHT_GATE_CONDITIONAL_PER_HEAD)

@@ -17,7 +17,7 @@ static const oht_op GATHER = {"gather", forward, backward, NULL};
 
 oht_value oht_gather(oht_graph *g, oht_value x, oht_value index) {
     oht_tensor a = oht_shape(g, x), i = oht_shape(g, index);
-    if (a.rank != 3 || a.dtype != OHT_F32 || i.rank != 1 || i.dtype != OHT_I32 ||
+    if (a.rank != 3 || a.dtype != oht_storage(g) || i.rank != 1 || i.dtype != OHT_I32 ||
         oht_value_rows(g, index) != OHT_ROWS_PICKED)
         return oht_graph_fail(g, "gather: x %s must be (B,T,C), index %s (picked) i32",
                               oht_shape_text(a).text, oht_shape_text(i).text);
@@ -25,5 +25,5 @@ oht_value oht_gather(oht_graph *g, oht_value x, oht_value index) {
     oht_node *node = oht_node_new(g, &GATHER, in, 2, NULL, 0);
     if (!node) return OHT_NONE;
     node->keep_in = 1u << 1;
-    return oht_node_output(g, node, OHT_F32, OHT_ROWS_PICKED, 2, (int64_t[]){i.dim[0], a.dim[2]});
+    return oht_node_output(g, node, oht_storage(g), OHT_ROWS_PICKED, 2, (int64_t[]){i.dim[0], a.dim[2]});
 }

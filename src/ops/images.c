@@ -3,10 +3,11 @@
 #include "oht/op.h"
 #include "ops/common.h"
 
-// Sample b of a tensor (B,...), without its first `skip` elements, as n floats.
+// Sample b of a tensor (B,...), without its first `skip` elements, as n values.
 static oht_tensor piece(oht_tensor t, int64_t b, int64_t skip, int64_t n) {
     int64_t stride = oht_tensor_count(t) / t.dim[0];
-    return (oht_tensor){.data = oht_f32(t) + b * stride + skip, .dtype = OHT_F32, .rank = 1, .dim = {n}};
+    char *at = (char *)t.data + (size_t)(b * stride + skip) * oht_dtype_size(t.dtype);
+    return (oht_tensor){.data = at, .dtype = t.dtype, .rank = 1, .dim = {n}};
 }
 
 // ---- patches ----
@@ -31,7 +32,7 @@ oht_value oht_patches(oht_graph *g, oht_value images, int64_t patch) {
     oht_node *node = oht_node_new(g, &PATCHES, &images, 1, &attr, sizeof(attr));
     if (!node) return OHT_NONE;
     int64_t side = a.dim[1] / patch, dim[] = {a.dim[0], side * side, 3 * patch * patch};
-    return oht_node_output(g, node, OHT_F32, oht_value_rows(g, images), 3, dim);
+    return oht_node_output(g, node, oht_storage(g), oht_value_rows(g, images), 3, dim);
 }
 
 // ---- class token ----
@@ -63,14 +64,14 @@ static const oht_op PREPEND = {"prepend", prepend_forward, prepend_backward, NUL
 
 oht_value oht_prepend(oht_graph *g, oht_value x, oht_value row) {
     oht_tensor a = oht_shape(g, x), r = oht_shape(g, row);
-    if (a.rank != 3 || a.dtype != OHT_F32 || r.rank != 2 || r.dim[0] != 1 || r.dim[1] != a.dim[2])
+    if (a.rank != 3 || a.dtype != oht_storage(g) || r.rank != 2 || r.dim[0] != 1 || r.dim[1] != a.dim[2])
         return oht_graph_fail(g, "prepend: x %s must be (B,N,C), row %s (1,C)", oht_shape_text(a).text,
                               oht_shape_text(r).text);
     oht_value in[] = {x, row};
     oht_node *node = oht_node_new(g, &PREPEND, in, 2, NULL, 0);
     if (!node) return OHT_NONE;
     int64_t dim[] = {a.dim[0], a.dim[1] + 1, a.dim[2]};
-    return oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), 3, dim);
+    return oht_node_output(g, node, oht_storage(g), oht_value_rows(g, x), 3, dim);
 }
 
 // ---- first token ----
@@ -91,10 +92,10 @@ static const oht_op FIRST = {"first", first_forward, first_backward, NULL};
 
 oht_value oht_first(oht_graph *g, oht_value x) {
     oht_tensor a = oht_shape(g, x);
-    if (a.rank != 3 || a.dtype != OHT_F32)
+    if (a.rank != 3 || a.dtype != oht_storage(g))
         return oht_graph_fail(g, "first: x %s must be (B,T,C)", oht_shape_text(a).text);
     oht_node *node = oht_node_new(g, &FIRST, &x, 1, NULL, 0);
     if (!node) return OHT_NONE;
     int64_t dim[] = {a.dim[0], a.dim[2]};
-    return oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), 2, dim);
+    return oht_node_output(g, node, oht_storage(g), oht_value_rows(g, x), 2, dim);
 }

@@ -30,7 +30,7 @@ static const oht_op LAYERNORM = {"layernorm", forward, backward, NULL};
 oht_value oht_layernorm(oht_graph *g, oht_value x, oht_value gamma, oht_value beta, float eps) {
     oht_tensor a = oht_shape(g, x), scale = oht_shape(g, gamma), shift = oht_shape(g, beta);
     int64_t C = a.rank > 0 ? a.dim[a.rank - 1] : 0;
-    if (a.rank < 2 || a.dtype != OHT_F32 || !oht_is_vector(scale, C) || !oht_is_vector(shift, C))
+    if (a.rank < 2 || a.dtype != oht_storage(g) || !oht_is_vector(scale, C) || !oht_is_vector(shift, C))
         return oht_graph_fail(g, "layernorm: x %s must be (...,C), gamma %s and beta %s (C)",
                               oht_shape_text(a).text, oht_shape_text(scale).text, oht_shape_text(shift).text);
     oht_value in[] = {x, gamma, beta};
@@ -39,7 +39,7 @@ oht_value oht_layernorm(oht_graph *g, oht_value x, oht_value gamma, oht_value be
     if (!node) return OHT_NONE;
     oht_backend *be = oht_graph_backend(g);
     oht_rows rows = oht_value_rows(g, x);
-    oht_value y = oht_node_output(g, node, OHT_F32, rows, a.rank, a.dim);
+    oht_value y = oht_node_output(g, node, oht_storage(g), rows, a.rank, a.dim);
     oht_node_output(g, node, OHT_F32, rows, a.rank - 1, a.dim); // mean and rstd: one per row
     oht_node_output(g, node, OHT_F32, rows, a.rank - 1, a.dim);
     node->keep_in = 1u << X;

@@ -41,7 +41,7 @@ static const oht_op LINEAR = {"linear", forward, backward, flops};
 oht_value oht_linear_pre(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_act act, oht_value *pre) {
     if (pre) *pre = OHT_NONE;
     oht_tensor a = oht_shape(g, x), m = oht_shape(g, w), bias = oht_shape(g, b);
-    if (a.rank < 2 || a.dtype != OHT_F32 || m.rank != 2 || a.dim[a.rank - 1] != m.dim[1])
+    if (a.rank < 2 || a.dtype != oht_storage(g) || m.rank != 2 || a.dim[a.rank - 1] != m.dim[1])
         return oht_graph_fail(g, "linear: x %s must be (...,K), w %s (M,K)", oht_shape_text(a).text,
                               oht_shape_text(m).text);
     if (b.id >= 0 && !oht_is_vector(bias, m.dim[0]))
@@ -52,11 +52,11 @@ oht_value oht_linear_pre(oht_graph *g, oht_value x, oht_value w, oht_value b, oh
     oht_node *node = oht_node_new(g, &LINEAR, in, 3, &attr, sizeof(attr));
     if (!node) return OHT_NONE;
     a.dim[a.rank - 1] = m.dim[0];
-    oht_value y = oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), a.rank, a.dim);
+    oht_value y = oht_node_output(g, node, oht_storage(g), oht_value_rows(g, x), a.rank, a.dim);
     node->keep_in = 1u << X;
     if (act == OHT_ACT_RELU) node->keep_out = 1u << Y;
     if (pre || (act == OHT_ACT_GELU && oht_graph_mode(g) == OHT_TRAIN)) {
-        oht_value z = oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), a.rank, a.dim);
+        oht_value z = oht_node_output(g, node, oht_storage(g), oht_value_rows(g, x), a.rank, a.dim);
         if (act == OHT_ACT_GELU) node->keep_out = 1u << PRE;
         if (pre) *pre = z;
     }

@@ -50,7 +50,7 @@ static void forward_eval(oht_run *run, const oht_node *node) {
     int64_t N = oht_tensor_rows(x), V = w.dim[0], C = w.dim[1];
     for (int64_t i = 0; i < N; i += attr->chunk) {
         int64_t n = N - i < attr->chunk ? N - i : attr->chunk;
-        oht_tensor logits = {oht_scratch(run, node), OHT_F32, 2, {n, V}};
+        oht_tensor logits = {oht_scratch(run, node), x.dtype, 2, {n, V}};
         chunk_logits(run, node, logits, rows_of(x, C, i, n), rows_of(labels, 0, i, n), 0.0f);
     }
 }
@@ -70,7 +70,7 @@ static void backward(oht_run *run, const oht_node *node) {
     bool add_dp = oht_adds_all(run, node, W, 2); // from the second chunk on all add
     for (int64_t i = 0; i < N; i += attr->chunk, add_dp = true) {
         int64_t n = N - i < attr->chunk ? N - i : attr->chunk;
-        oht_tensor logits = {oht_scratch(run, node), OHT_F32, 2, {n, V}}, part = rows_of(x, C, i, n);
+        oht_tensor logits = {oht_scratch(run, node), x.dtype, 2, {n, V}}, part = rows_of(x, C, i, n);
         chunk_logits(run, node, logits, part, rows_of(labels, 0, i, n), run->loss_scale);
         if (run->loss_scale == 0.0f)
             run->be->zero(run->be, logits.data, oht_tensor_bytes(logits)); // logits, not their gradient
@@ -92,7 +92,7 @@ static const oht_op LM_HEAD_EVAL = {"lm_head", forward_eval, NULL, flops};
 
 oht_value oht_lm_head(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_value labels) {
     oht_tensor a = oht_shape(g, x), m = oht_shape(g, w), bias = oht_shape(g, b), l = oht_shape(g, labels);
-    if (a.rank < 2 || a.dtype != OHT_F32 || m.rank != 2 || a.dim[a.rank - 1] != m.dim[1])
+    if (a.rank < 2 || a.dtype != oht_storage(g) || m.rank != 2 || a.dim[a.rank - 1] != m.dim[1])
         return oht_graph_fail(g, "lm_head: x %s must be (...,C), w %s (V,C)", oht_shape_text(a).text,
                               oht_shape_text(m).text);
     if (b.id >= 0 && !oht_is_vector(bias, m.dim[0]))
@@ -112,7 +112,7 @@ oht_value oht_lm_head(oht_graph *g, oht_value x, oht_value w, oht_value b, oht_v
     oht_node *node = oht_node_new(g, train ? &LM_HEAD_TRAIN : &LM_HEAD_EVAL, in, 4, &attr, sizeof(attr));
     if (!node) return OHT_NONE;
     node->keep_in = 1u << X | 1u << LABELS;
-    size_t bytes = (size_t)(attr.chunk * V) * sizeof(float);
+    size_t bytes = (size_t)(attr.chunk * V) * oht_dtype_size(a.dtype);
     *(train ? &node->scratch_bwd : &node->scratch_fwd) = bytes;
     return oht_node_output(g, node, OHT_F32, OHT_ROWS_FIXED, 1,
                            (int64_t[]){1}); // a name for the loss; the number is run->loss_sum

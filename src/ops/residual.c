@@ -33,7 +33,7 @@ static const oht_op RESIDUAL = {"residual", forward, backward, NULL};
 
 oht_value oht_residual(oht_graph *g, oht_value x, oht_value f, float p) {
     oht_tensor a = oht_shape(g, x), b = oht_shape(g, f);
-    if (a.rank < 2 || a.dtype != OHT_F32 || !oht_same_shape(a, b) ||
+    if (a.rank < 2 || a.dtype != oht_storage(g) || !oht_same_shape(a, b) ||
         oht_value_rows(g, x) != oht_value_rows(g, f))
         return oht_graph_fail(g, "residual: x %s and f %s must have the same shape", oht_shape_text(a).text,
                               oht_shape_text(b).text);
@@ -48,5 +48,5 @@ oht_value oht_residual(oht_graph *g, oht_value x, oht_value f, float p) {
     if (!node) return OHT_NONE;
     node->site = site;
     node->share_grad = X;
-    return oht_node_output(g, node, OHT_F32, oht_value_rows(g, x), a.rank, a.dim);
+    return oht_node_output(g, node, oht_storage(g), oht_value_rows(g, x), a.rank, a.dim);
 }

@@ -203,7 +203,8 @@ static void see_rows(oht_stats *s, const oht_run *run, const oht_tap_info *tap, 
     int64_t n = rows > 0 ? oht_tensor_count(x) / rows : 0;
     for (int64_t first = 0; first < rows && n > 0; first += s->row_capacity) {
         int64_t some = rows - first < s->row_capacity ? rows - first : s->row_capacity;
-        run->be->moments(run->be, oht_f32(x) + first * n, some, n, s->row);
+        const char *from = (const char *)x.data + (size_t)(first * n) * oht_dtype_size(x.dtype);
+        run->be->moments(run->be, from, x.dtype, some, n, s->row);
         for (int64_t i = 0; i < some; i++) {
             const oht_moments *m = &s->row[i];
             int64_t at[3];

@@ -134,10 +134,34 @@ static bool all_finite(const float *x, size_t n) {
 
 // ---- writing ----
 
-static oht_status write_one(oht_h5 *file, const char *group, const oht_param *p, oht_backend *be,
-                            const float *flat, const buffer *b) {
+typedef enum part { PARAM, MOMENT_1, MOMENT_2, BEST, PARTS } part;
+static const char *const GROUP[PARTS] = {"/param", "/adam_m", "/adam_v", "/best"};
+
+static bool is_moment(part which) {
+    return which == MOMENT_1 || which == MOMENT_2;
+}
+
+static float *flat_of(const oht_state *state, part which) {
+    return which == PARAM ? state->param : which == BEST ? state->best : which == MOMENT_1 ? state->m : state->v;
+}
+
+static oht_status fetch(oht_backend *be, const oht_state *state, part which, size_t at, size_t n, float *host) {
+    if (state->shard && is_moment(which)) return oht_shard_fetch(state->shard, (int)which - MOMENT_1, at, n, host);
+    be->download(be, host, flat_of(state, which) + at, n * sizeof(float));
+    return OHT_OK;
+}
+
+static oht_status store(oht_backend *be, const oht_state *state, part which, size_t at, size_t n,
+                        const float *host) {
+    if (state->shard && is_moment(which)) return oht_shard_store(state->shard, (int)which - MOMENT_1, at, n, host);
+    be->upload(be, flat_of(state, which) + at, host, n * sizeof(float));
+    return OHT_OK;
+}
+
+static oht_status write_one(oht_h5 *file, part which, const oht_param *p, oht_backend *be,
+                            const oht_state *state, const buffer *b) {
     char name[128];
-    snprintf(name, sizeof(name), "/%s/%s", group, p->name);
+    snprintf(name, sizeof(name), "%s/%s", GROUP[which], p->name);
     oht_h5_shape shape = {.type = OHT_H5_F32, .rank = p->rank};
     memcpy(shape.dim, p->dim, sizeof(shape.dim));
     OHT_TRY(oht_h5_make(file, name, &shape, false, true));
@@ -146,7 +170,7 @@ static oht_status write_one(oht_h5 *file, const char *group, const oht_param *p,
     for (int64_t first = 0; first < p->dim[0]; first += step) {
         int64_t rows = p->dim[0] - first < step ? p->dim[0] - first : step;
         size_t n = (size_t)(rows * width);
-        be->download(be, b->x, flat + p->offset + first * width, n * sizeof(float));
+        OHT_TRY(fetch(be, state, which, p->offset + (size_t)(first * width), n, b->x));
         if (!all_finite(b->x, n))
             OHT_FAIL(OHT_NUMERIC, "%s: values of %s are not finite; no checkpoint is written",
                      oht_h5_path(file), name);
@@ -155,11 +179,16 @@ static oht_status write_one(oht_h5 *file, const char *group, const oht_param *p,
     return OHT_OK;
 }
 
-static oht_status write_head(oht_h5 *file, const char *config, int64_t step) {
+static oht_status write_head(oht_h5 *file, const char *config, const oht_state *state) {
     OHT_TRY(oht_h5_set_text(file, "/", "format", FORMAT));
     OHT_TRY(oht_h5_set_int(file, "/", "format_version", VERSION));
     OHT_TRY(oht_h5_set_text(file, "/", "created_by", "ohtrain " OHT_VERSION));
-    OHT_TRY(oht_h5_set_int(file, "/", "step", step));
+    OHT_TRY(oht_h5_set_int(file, "/", "step", state->step));
+    if (state->loss_scale > 0) {
+        OHT_TRY(oht_h5_set_float(file, "/", "loss_scale", state->loss_scale));
+        OHT_TRY(oht_h5_set_int(file, "/", "good_steps", state->good_steps));
+    }
+    if (state->skipped > 0) OHT_TRY(oht_h5_set_int(file, "/", "skipped_steps", state->skipped));
     return oht_h5_set_text(file, "/", "config", config);
 }
 
@@ -173,21 +202,21 @@ static oht_status write_choice(oht_h5 *file, const oht_choice *c) {
 
 static oht_status write_all(oht_h5 *file, const char *config, const oht_params *params, oht_backend *be,
                             const oht_state *state, const buffer *b) {
-    OHT_TRY(write_head(file, config, state->step));
+    OHT_TRY(write_head(file, config, state));
     OHT_TRY(write_choice(file, &state->choice));
     for (int i = 0; i < params->n; i++) {
         const oht_param *p = &params->item[i];
         char name[128];
         snprintf(name, sizeof(name), "/param/%s", p->name);
-        OHT_TRY(write_one(file, "param", p, be, state->param, b));
+        OHT_TRY(write_one(file, PARAM, p, be, state, b));
         OHT_TRY(oht_h5_set_text(file, name, "hf_name", p->hf_name));
     }
     for (int i = 0; i < params->n && state->m && state->v; i++) {
-        OHT_TRY(write_one(file, "adam_m", &params->item[i], be, state->m, b));
-        OHT_TRY(write_one(file, "adam_v", &params->item[i], be, state->v, b));
+        OHT_TRY(write_one(file, MOMENT_1, &params->item[i], be, state, b));
+        OHT_TRY(write_one(file, MOMENT_2, &params->item[i], be, state, b));
     }
     for (int i = 0; i < params->n && state->best && state->choice.best_step > 0; i++)
-        OHT_TRY(write_one(file, "best", &params->item[i], be, state->best, b));
+        OHT_TRY(write_one(file, BEST, &params->item[i], be, state, b));
     return OHT_OK;
 }
 
@@ -199,6 +228,7 @@ static oht_status write_file(const char *path, const char *config, const oht_par
     oht_status status = oht_h5_create(&file, path);
     if (status == OHT_OK) {
         status = write_all(file, config, params, be, state, &b);
+        if (status == OHT_OK) status = be->sync(be); // a device that failed has sent no numbers
         if (status == OHT_OK)
             status = oht_h5_commit(file);
         else
@@ -277,8 +307,8 @@ static oht_status check_group(reader *r, const char *group) {
     return OHT_OK;
 }
 
-static oht_status read_one(const reader *r, const char *group, const oht_param *p, float *flat,
-                           const buffer *b) {
+static oht_status read_one(const reader *r, const char *group, part into, const oht_param *p,
+                           const oht_state *state, const buffer *b) {
     char name[128];
     snprintf(name, sizeof(name), "%s/%s", group, p->name);
     oht_h5_shape shape;
@@ -290,7 +320,7 @@ static oht_status read_one(const reader *r, const char *group, const oht_param *
         OHT_TRY(oht_h5_read(r->file, name, first, rows, OHT_H5_F32, b->x));
         if (!all_finite(b->x, n))
             OHT_FAIL(OHT_DATA, "%s: values of %s are not finite", oht_h5_path(r->file), name);
-        r->be->upload(r->be, flat + p->offset + first * width, b->x, n * sizeof(float));
+        OHT_TRY(store(r->be, state, into, p->offset + (size_t)(first * width), n, b->x));
     }
     return OHT_OK;
 }
@@ -327,6 +357,19 @@ static oht_status read_choice(reader *r, oht_choice *c, int64_t step) {
     return OHT_OK;
 }
 
+// A run in fp16 that continues one in another precision starts with the scale it has; the other way round it is forgotten.
+static oht_status read_scale(oht_h5 *file, oht_state *state) {
+    double scale;
+    if (oht_h5_has(file, "/", "skipped_steps")) OHT_TRY(oht_h5_get_int(file, "/", "skipped_steps", &state->skipped));
+    if (state->skipped < 0) OHT_FAIL(OHT_DATA, "%s: skipped_steps = %lld", oht_h5_path(file), (long long)state->skipped);
+    if (state->loss_scale == 0 || !oht_h5_has(file, "/", "loss_scale")) return OHT_OK;
+    OHT_TRY(oht_h5_get_float(file, "/", "loss_scale", &scale));
+    OHT_TRY(oht_h5_get_int(file, "/", "good_steps", &state->good_steps));
+    if (!(scale > 0) || !isfinite(scale)) OHT_FAIL(OHT_DATA, "%s: loss_scale = %g", oht_h5_path(file), scale);
+    state->loss_scale = scale;
+    return OHT_OK;
+}
+
 static oht_status read_all(reader *r, oht_state *state, int64_t step, bool moments, const buffer *b) {
     OHT_TRY(read_head(r, step));
     oht_choice choice;
@@ -337,16 +380,18 @@ static oht_status read_all(reader *r, oht_state *state, int64_t step, bool momen
                  (long long)choice.best_step);
     const struct {
         const char *group;
-        float *flat;
-    } part[4] = {{evaluates_best ? "/best" : "/param", state->param},
-                 {"/adam_m", state->m},
-                 {"/adam_v", state->v},
-                 {"/best", state->best}};
-    int parts = !moments ? 1 : best && state->best ? 4 : 3;
-    for (int k = 0; k < parts; k++) OHT_TRY(check_group(r, part[k].group));
+        part into;
+    } from[PARTS] = {{GROUP[evaluates_best ? BEST : PARAM], PARAM},
+                     {GROUP[MOMENT_1], MOMENT_1},
+                     {GROUP[MOMENT_2], MOMENT_2},
+                     {GROUP[BEST], BEST}};
+    int parts = !moments ? 1 : best && state->best ? PARTS : BEST;
+    for (int k = 0; k < parts; k++) OHT_TRY(check_group(r, from[k].group));
     for (int k = 0; k < parts; k++)
         for (int i = 0; i < r->params->n; i++)
-            OHT_TRY(read_one(r, part[k].group, &r->params->item[i], part[k].flat, b));
+            OHT_TRY(read_one(r, from[k].group, from[k].into, &r->params->item[i], state, b));
+    if (moments) OHT_TRY(read_scale(r->file, state));
+    OHT_TRY(r->be->sync(r->be));
     state->step = evaluates_best ? choice.best_step : step;
     state->choice = choice;
     return OHT_OK;

@@ -199,7 +199,15 @@ static oht_status checkpoint(trainer *t) {
     double start = oht_clock_s();
     OHT_TRY(same_parameters(t));
     oht_status status = pending(t);
+    oht_shard *shard = t->s->state.shard;
     if (t->root && status == OHT_OK) status = save(t);
+    if (shard && t->root) {
+        oht_error kept = *oht_error_last();
+        OHT_TRY(oht_shard_end(shard));
+        *oht_error_last() = kept;
+    } else if (shard) {
+        OHT_TRY(oht_shard_serve(shard));
+    }
     OHT_TRY(oht_agree(t->comm, status));
     t->saved = t->s->state.step;
     t->since_s += oht_clock_s() - start;
@@ -231,14 +239,17 @@ static oht_status log_step(trainer *t, const oht_step_result *r) {
     oht_progress(step, steps, due, "loss %.4f  lr %.3g  %.0f %s/s  %.1f GFLOP/s  ETA %s", r->loss, r->lr, per_s,
                  series ? "windows" : "tok", 1e-9 * flops_per_s, left);
     if (!due) return OHT_OK;
-    char line[512];
+    char line[512], scale[96] = "", x[2][32];
     double wait = oht_loader_wait_s(t->loader);
+    if (r->loss_scale > 0)
+        snprintf(scale, sizeof(scale), ", \"loss_scale\": %.9g, \"skipped_steps\": %lld", r->loss_scale,
+                 (long long)t->s->state.skipped);
     snprintf(line, sizeof(line),
-             "{\"step\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"%s\": %.6g, "
+             "{\"step\": %lld, \"loss\": %s, \"lr\": %.9g, \"grad_norm\": %s, \"%s\": %.6g, "
              "\"step_s\": %.6g, "
-             "\"data_wait_s\": %.6g}",
-             (long long)step, r->loss, r->lr, r->grad_norm, series ? "windows_per_s" : "tokens_per_s", per_s, step_s,
-             (wait - t->waited_s) / (double)t->steps);
+             "\"data_wait_s\": %.6g%s}",
+             (long long)step, number(x[0], r->loss), r->lr, number(x[1], r->grad_norm),
+             series ? "windows_per_s" : "tokens_per_s", per_s, step_s, (wait - t->waited_s) / (double)t->steps, scale);
     t->waited_s = wait;
     t->steps = t->samples = 0;
     t->since_s = oht_clock_s();
@@ -278,6 +289,10 @@ static oht_status one_step(trainer *t) {
     if (r.stop) OHT_FAIL(OHT_STOPPED, "asked to stop");
     t->steps++;
     t->samples += batch->global_rows;
+    if (r.skipped)
+        oht_log("step %lld: a gradient is not finite under the loss scale %g: no update, the next scale is %g (%lld skipped "
+                "so far)",
+                (long long)step, r.loss_scale, s->state.loss_scale, (long long)s->state.skipped);
     if (observe) {
         OHT_TRY(oht_stats_reduce(s->train_stats, t->comm));
         if (t->root) note(t, oht_report_append(t->report, step, s->train_stats));
@@ -360,11 +375,11 @@ static void announce(const trainer *t) {
             cfg->model.attention, (long long)oht_params_count(s->params), (long long)s->data.rows[0],
             (long long)s->data.rows[1], test, samples_of(s->task), (long long)s->tokens,
             s->task == OHT_TASK_SERIES ? "rows" : "tokens", epochs);
-    oht_log("%d rank%s x %d thread%s; MiB per rank: weights %.0f, gradients %.0f, optimizer %.0f, "
+    oht_log("%d rank%s x %d thread%s, %s; MiB per rank: weights %.0f, gradients %.0f, optimizer %.0f%s, "
             "activations %.0f",
-            size, size == 1 ? "" : "s", s->be->threads, s->be->threads == 1 ? "" : "s",
+            size, size == 1 ? "" : "s", s->be->threads, s->be->threads == 1 ? "" : "s", s->precision,
             (double)m.weights / 1048576.0, (double)m.gradients / 1048576.0, (double)m.optimizer / 1048576.0,
-            (double)m.arena / 1048576.0);
+            cfg->train.shard_optimizer && size > 1 ? " (sharded)" : "", (double)m.arena / 1048576.0);
 }
 
 static oht_status train(trainer *t) {
@@ -372,7 +387,7 @@ static oht_status train(trainer *t) {
     oht_status status = t->root ? oht_rundir_open(&t->dir, t->path, t->cfg) : OHT_OK;
     if (t->root && status == OHT_OK) status = oht_rundir_same_data(&t->dir, &t->s->data, t->cfg->data.path);
     OHT_TRY(oht_agree(t->comm, status));
-    OHT_TRY(oht_comm_describe(t->comm, t->s->be->name));
+    OHT_TRY(oht_comm_describe(t->comm, t->s->be->device));
     announce(t);
     OHT_TRY(oht_session_allocate(t->s));
     OHT_TRY(resume(t));

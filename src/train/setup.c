@@ -2,8 +2,8 @@
 // alone, each ended by oht_agree, so that all ranks go on together or return the same error
 // (include/oht/session.h).
 //
-// Memory of one rank, in floats: parameters n; for training gradients n and AdamW moments 2n; one arena as
-// large as the larger of the two plans.
+// Memory of one rank, in floats: parameters n; for training gradients n and AdamW moments 2n (sharded over P ranks: 2n/P);
+// one arena as large as the larger of the two plans. With activations in 16 bits also a copy of the parameters in them.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,6 +148,7 @@ static oht_status record(oht_session *s, oht_graph **out, oht_mode mode, int64_t
     oht_value loss = OHT_NONE;
     bool recompute = mode == OHT_TRAIN && s->cfg->train.recompute;
     OHT_TRY(oht_graph_create(out, s->be, s->params, mode, rows, s->tokens));
+    oht_graph_storage(*out, s->storage);
     OHT_TRY(oht_model_record(s->model, *out, s->data.padded, recompute, &loss));
     OHT_TRY(oht_plan(*out, mode == OHT_TRAIN ? loss : OHT_NONE));
     return OHT_OK;
@@ -171,12 +172,79 @@ static oht_status check_memory(const oht_session *s) {
                      : "fewer ranks a node, or a smaller model");
 }
 
+// ---- the device ----
+static const struct {
+    const char *name;
+    oht_dtype storage;
+} PRECISION[] = {{"fp32", OHT_F32}, {"tf32", OHT_F32}, {"bf16", OHT_BF16}, {"fp16", OHT_F16}};
+
+static oht_status choose_precision(oht_session *s) {
+    const char *asked = s->cfg->train.precision;
+    bool series = s->cfg->model.type == OHT_MODEL_STANHOP; // small matrices, and its kernels know fp32 only
+    if (strcmp(asked, "auto") == 0) asked = s->be->has_type[OHT_BF16] && !series ? "bf16" : "fp32";
+    for (size_t i = 0; i < sizeof(PRECISION) / sizeof(PRECISION[0]); i++)
+        if (strcmp(PRECISION[i].name, asked) == 0) {
+            s->precision = PRECISION[i].name;
+            s->storage = PRECISION[i].storage;
+        }
+    s->be->tf32 = strcmp(s->precision, "tf32") == 0;
+    if (!s->be->has_type[s->storage] || (s->be->tf32 && !s->be->has_tf32))
+        OHT_FAIL(OHT_CONFIG, "train.precision = %s, but the %s backend computes in fp32\nfix: train.precision=auto, or a GPU",
+                 s->precision, s->be->name);
+    if (s->storage != OHT_F32 && series)
+        OHT_FAIL(OHT_CONFIG, "train.precision = %s, but STanHop-Net computes in fp32 or tf32\nfix: train.precision=auto",
+                 s->precision);
+    return OHT_OK;
+}
+
+static oht_status open_device(oht_session *s) {
+    int local_rank = oht_comm_local_rank(s->comm), ranks = oht_comm_local_size(s->comm);
+    OHT_TRY(oht_backend_create(s->cfg->run.device, local_rank, &s->be));
+    if (s->be->devices > 0 && ranks > s->be->devices)
+        OHT_FAIL(OHT_CONFIG,
+                 "%d ranks on node %s, but it shows them %d device%s of kind %s\nfix: one rank a device: mpirun -np %d, "
+                 "--gpus-per-node=%d for the batch system, or run.device=cpu",
+                 ranks, oht_comm_node(s->comm), s->be->devices, s->be->devices == 1 ? "" : "s", s->be->name, s->be->devices,
+                 ranks);
+    if (!s->be->collectives && !s->be->host_memory && oht_comm_size(s->comm) > 1)
+        OHT_FAIL(OHT_CONFIG,
+                 "%d ranks, but this build of the %s backend has no NCCL, so one rank is all\nfix: build with NCCL (README.md), "
+                 "or start one rank",
+                 oht_comm_size(s->comm), s->be->name);
+    return choose_precision(s);
+}
+
+// The same storage everywhere, and the devices know each other. Collective.
+static oht_status link_devices(oht_session *s) {
+    oht_backend *be = s->be;
+    unsigned char id[OHT_LINK_ID];
+    int rank = oht_comm_rank(s->comm), size = oht_comm_size(s->comm);
+    double kind[2] = {be->collectives != NULL, be->collectives == NULL};
+    OHT_TRY(oht_max_f64(s->comm, kind, 2));
+    double type[2] = {s->storage, -(double)s->storage};
+    OHT_TRY(oht_max_f64(s->comm, type, 2));
+    if ((kind[0] > 0 && kind[1] > 0) || type[0] != -type[1])
+        OHT_FAIL(OHT_CONFIG, "some ranks have a GPU and others run on the CPU (this one: %s, on node %s)\nfix: "
+                             "run.device=cpu or run.device=cuda, which says what is missing",
+                 be->name, oht_comm_node(s->comm));
+    if (!be->collectives || size == 1) return OHT_OK;
+    OHT_TRY(oht_agree(s->comm, rank == 0 ? be->collectives->link_id(be, id) : OHT_OK));
+    OHT_TRY(oht_broadcast(s->comm, id, sizeof(id), 0));
+    return oht_agree(s->comm, be->collectives->link(be, id, rank, size, s->cfg->run.patience_s));
+}
+
+// 32 MiB keep a network of GPUs busy (cuda.md); 2 MiB are fastest through shared memory (hpc.md).
+static size_t piece_bytes(const oht_session *s) {
+    int64_t asked = s->cfg->train.reduce_bytes;
+    return asked > 0 ? (size_t)asked : s->be->collectives ? (size_t)32 << 20 : (size_t)2 << 20;
+}
+
 static oht_status build(oht_session *s) {
     const oht_config *cfg = s->cfg;
     int64_t size = oht_comm_size(s->comm);
-    OHT_TRY(oht_backend_create(cfg->run.device, oht_comm_local_rank(s->comm), &s->be));
     OHT_TRY(oht_model_create(&s->model, &cfg->model, s->tokens));
     s->params = oht_model_params(s->model);
+    s->shares = oht_shares_of(s->params->flat_count, piece_bytes(s), oht_comm_rank(s->comm), (int)size);
     OHT_TRY(check_memory(s)); // before graphs are planned for what cannot be held
     OHT_TRY(make_segments(s));
     if (s->parts & OHT_FOR_TRAINING) {
@@ -215,6 +283,8 @@ oht_status oht_session_create(oht_session **out, oht_comm *comm, const oht_confi
     bool text = s->task == OHT_TASK_CLM || s->task == OHT_TASK_MLM;
     s->tokens = text ? s->data.tokens : oht_config_tokens(cfg);
     OHT_TRY_GOTO(status, oht_agree(comm, pace(s)), fail);
+    OHT_TRY_GOTO(status, oht_agree(comm, open_device(s)), fail);
+    OHT_TRY_GOTO(status, link_devices(s), fail);
     OHT_TRY_GOTO(status, oht_agree(comm, build(s)), fail);
     *out = s;
     return OHT_OK;
@@ -224,39 +294,69 @@ fail:
 }
 
 // ---- memory ----
+static const double FIRST_SCALE = 65536; // of the loss, in fp16
+
+static bool shards(const oht_session *s) {
+    return s->cfg->train.shard_optimizer && oht_comm_size(s->comm) > 1;
+}
+// Floats of one moment on one rank.
+static size_t moment_count(const oht_session *s) {
+    return shards(s) ? s->shares.padded / (size_t)s->shares.size : s->params->flat_count;
+}
+
 oht_session_memory oht_session_bytes(const oht_session *s) {
-    size_t flat = s->params->flat_count * sizeof(float);
+    size_t flat = s->shares.padded * sizeof(float);
+    size_t copy = s->storage == OHT_F32 ? 0 : s->shares.padded * oht_dtype_size(s->storage);
     bool training = s->parts & OHT_FOR_TRAINING;
     size_t kept = training && s->cfg->train.keep_best ? flat : 0;
-    return (oht_session_memory){flat + kept, training ? flat : 0, training ? 2 * flat : 0, s->arena_bytes};
+    return (oht_session_memory){flat + copy + kept, training ? flat : 0, training ? 2 * moment_count(s) * sizeof(float) : 0,
+                                s->arena_bytes};
+}
+
+// The copy that kernels read follows the parameters.
+static void refresh(oht_session *s) {
+    if (s->work != s->state.param)
+        s->be->cast(s->be, s->work, s->storage, s->state.param, (int64_t)s->params->flat_count);
 }
 
 static oht_status initialise(oht_session *s, float *host) {
     oht_params_init(s->params, host, (uint64_t)s->cfg->train.seed);
     s->be->upload(s->be, s->state.param, host, s->params->flat_count * sizeof(float));
+    refresh(s);
     return s->be->sync(s->be);
 }
 
-static oht_status flat_buffer(oht_session *s, float **out, const char *what) {
-    size_t bytes = s->params->flat_count * sizeof(float);
-    OHT_TRY(s->be->alloc(s->be, (void **)out, bytes, what));
+static oht_status zeroed(oht_session *s, void **out, size_t bytes, const char *what) {
+    OHT_TRY(s->be->alloc(s->be, out, bytes, what));
     s->be->zero(s->be, *out, bytes);
+    return OHT_OK;
+}
+static oht_status flat_buffer(oht_session *s, float **out, size_t count, const char *what) {
+    return zeroed(s, (void **)out, count * sizeof(float), what);
+}
+
+static oht_status allocate_training(oht_session *s) {
+    oht_state *state = &s->state;
+    OHT_TRY(flat_buffer(s, &state->grad, s->shares.padded, "gradients"));
+    OHT_TRY(flat_buffer(s, &state->m, moment_count(s), "first moments of AdamW"));
+    OHT_TRY(flat_buffer(s, &state->v, moment_count(s), "second moments of AdamW"));
+    if (s->cfg->train.keep_best) OHT_TRY(flat_buffer(s, &state->best, s->params->flat_count, "best parameters"));
+    if (shards(s)) OHT_TRY(oht_shard_create(&state->shard, s->comm, s->be, &s->shares, state->m, state->v));
+    if (s->storage == OHT_F16) state->loss_scale = FIRST_SCALE;
     return OHT_OK;
 }
 
 static oht_status allocate(oht_session *s) {
-    OHT_TRY(flat_buffer(s, &s->state.param, "parameters"));
+    OHT_TRY(flat_buffer(s, &s->state.param, s->shares.padded, "parameters"));
+    s->work = s->state.param;
+    if (s->storage != OHT_F32)
+        OHT_TRY(zeroed(s, &s->work, s->shares.padded * oht_dtype_size(s->storage), "parameters in 16 bits"));
     float *host; // given back before the others are taken, so that it does not raise the peak
     OHT_TRY(OHT_ALLOC(&host, s->params->flat_count, "initial parameters"));
     oht_status status = initialise(s, host);
     oht_free(host);
     OHT_TRY(status);
-    if (s->parts & OHT_FOR_TRAINING) {
-        OHT_TRY(flat_buffer(s, &s->state.grad, "gradients"));
-        OHT_TRY(flat_buffer(s, &s->state.m, "first moments of AdamW"));
-        OHT_TRY(flat_buffer(s, &s->state.v, "second moments of AdamW"));
-        if (s->cfg->train.keep_best) OHT_TRY(flat_buffer(s, &s->state.best, "best parameters"));
-    }
+    if (s->parts & OHT_FOR_TRAINING) OHT_TRY(allocate_training(s));
     oht_status got = s->be->alloc(s->be, &s->arena, s->arena_bytes, "activations");
     oht_error *error = oht_error_last();
     if (got == OHT_MEMORY && !strstr(error->text, "\nfix: "))
@@ -265,12 +365,12 @@ static oht_status allocate(oht_session *s) {
     OHT_TRY(got);
     int heads = (int)s->cfg->model.heads;
     if (s->train_graph) {
-        OHT_TRY(oht_run_create(&s->train, s->train_graph, s->arena, s->state.param, s->state.grad));
+        OHT_TRY(oht_run_create(&s->train, s->train_graph, s->arena, s->work, s->state.grad));
         OHT_TRY(oht_stats_create(&s->train_stats, s->train_graph, heads));
         s->train->seed = (uint64_t)s->cfg->train.seed;
     }
     if (s->eval_graph) {
-        OHT_TRY(oht_run_create(&s->eval, s->eval_graph, s->arena, s->state.param, NULL));
+        OHT_TRY(oht_run_create(&s->eval, s->eval_graph, s->arena, s->work, NULL));
         OHT_TRY(oht_stats_create(&s->eval_stats, s->eval_graph, heads));
         s->eval->seed = (uint64_t)s->cfg->train.seed;
     }
@@ -287,7 +387,9 @@ void oht_session_destroy(oht_session *s) {
     oht_stats_destroy(s->eval_stats);
     oht_run_destroy(s->train);
     oht_run_destroy(s->eval);
+    oht_shard_destroy(s->state.shard);
     if (s->be) {
+        if (s->work != s->state.param) s->be->free(s->be, s->work);
         s->be->free(s->be, s->arena);
         s->be->free(s->be, s->state.param);
         s->be->free(s->be, s->state.grad);
@@ -339,7 +441,19 @@ static oht_status spread(oht_session *s, float *device, unsigned char *host, siz
         OHT_TRY(oht_broadcast(s->comm, host, n, 0));
         if (!root) s->be->upload(s->be, here, host, n);
     }
-    return OHT_OK;
+    return s->be->sync(s->be);
+}
+
+// Rank 0 reads; moments that are sharded go straight to their owners.
+static oht_status read_checkpoint(oht_session *s, const char *rundir, bool moments, bool *found) {
+    bool serve = moments && s->state.shard;
+    if (oht_comm_rank(s->comm) != 0) return serve ? oht_shard_serve(s->state.shard) : OHT_OK;
+    oht_status status = oht_checkpoint_read(rundir, s->params, s->be, &s->state, moments, found);
+    if (!serve) return status;
+    oht_error kept = *oht_error_last();
+    oht_status ended = oht_shard_end(s->state.shard);
+    if (status != OHT_OK) *oht_error_last() = kept;
+    return status != OHT_OK ? status : ended;
 }
 
 void oht_session_exchange_best(oht_session *s) {
@@ -351,28 +465,40 @@ void oht_session_exchange_best(oht_session *s) {
         s->be->copy(s->be, a + at, b + at, n);
         s->be->copy(s->be, b + at, s->arena, n);
     }
+    refresh(s);
 }
 
 oht_status oht_session_restore(oht_session *s, const char *rundir, bool moments, bool *found) {
     *found = false;
-    oht_status status = OHT_OK;
-    if (oht_comm_rank(s->comm) == 0)
-        status = oht_checkpoint_read(rundir, s->params, s->be, &s->state, moments, found);
-    OHT_TRY(oht_agree(s->comm, status));
-    int64_t head[2] = {*found, s->state.step};
-    OHT_TRY(oht_broadcast(s->comm, head, sizeof(head), 0));
-    OHT_TRY(oht_broadcast(s->comm, &s->state.choice, sizeof(s->state.choice), 0));
-    *found = head[0] != 0;
-    s->state.step = head[1];
-    if (!*found || oht_comm_size(s->comm) == 1) return OHT_OK;
+    oht_state *state = &s->state;
+    OHT_TRY(oht_agree(s->comm, read_checkpoint(s, rundir, moments, found)));
+    struct head {
+        int64_t found, step, good_steps, skipped;
+        double loss_scale;
+        oht_choice choice;
+    } head = {*found, state->step, state->good_steps, state->skipped, state->loss_scale, state->choice};
+    OHT_TRY(oht_broadcast(s->comm, &head, sizeof(head), 0));
+    *found = head.found != 0;
+    state->step = head.step;
+    state->good_steps = head.good_steps;
+    state->skipped = head.skipped;
+    state->loss_scale = head.loss_scale;
+    state->choice = head.choice;
+    if (!*found) return OHT_OK;
+    if (oht_comm_size(s->comm) == 1) {
+        refresh(s);
+        return OHT_OK;
+    }
     const size_t piece = (size_t)4 << 20;
     unsigned char *host = NULL;
     OHT_TRY(oht_agree(s->comm, OHT_ALLOC(&host, piece, "checkpoint piece")));
-    status = spread(s, s->state.param, host, piece);
-    if (status == OHT_OK && moments) status = spread(s, s->state.m, host, piece);
-    if (status == OHT_OK && moments) status = spread(s, s->state.v, host, piece);
-    if (status == OHT_OK && moments && s->state.best) status = spread(s, s->state.best, host, piece);
+    oht_status status = spread(s, state->param, host, piece);
+    if (status == OHT_OK && moments && state->best) status = spread(s, state->best, host, piece);
+    moments = moments && !state->shard;
+    if (status == OHT_OK && moments) status = spread(s, state->m, host, piece);
+    if (status == OHT_OK && moments) status = spread(s, state->v, host, piece);
     oht_free(host);
+    refresh(s);
     return oht_agree(s->comm, status);
 }
 

@@ -2,18 +2,25 @@
 //
 //   count    labels of the global batch, stop requests, failures: one small all-reduce, before any work
 //   compute  each micro-batch forward and backward; gradients of the loss sum / count add up in the flat buffer
-//   reduce   the flat gradient summed over ranks in pieces; loss and squared norm by a second small all-reduce
+//   reduce   the flat gradient summed over ranks in pieces (by devices that have collectives while the last backward
+//            goes on); loss and squared norm by a second small all-reduce
 //   check    loss and squared gradients finite, or NUMERIC on every rank before anything is changed
 //   update   AdamW on each stretch of the flat layout, gradients scaled by min(1, clip / (norm + 1e-6))
 //
-// Each rank squares its own slice of the reduced gradient, so that all ranks use the same norm by
-// construction.
+// Each rank squares its own shares of the reduced gradient, so that all ranks use the same norm by construction. With
+// sharded moments (train.shard_optimizer) these shares are all of the sum that a rank gets, and all that it updates;
+// the parameters are then gathered from their owners.
+//
+// In fp16 the loss is multiplied by state.loss_scale; a gradient that is not finite under it skips the update and halves
+// it, GOOD_STEPS finite ones double it (Micikevicius et al. 2018; the numbers are those of torch.cuda.amp).
 #include <math.h>
 #include <string.h>
 
 #include "oht/log.h"
 #include "oht/session.h"
 
+enum { GOOD_STEPS = 2000 };
+static const double SMALLEST_SCALE = 0x1p-10; // below it something else is wrong
 static const double LARGEST_NORM = 1e18; // squares of gradients stay below the largest float, 3e38
 
 double oht_clip_coefficient(double norm, double clip) {
@@ -42,13 +49,81 @@ static void begin(oht_session *s, bool observe) {
     }
 }
 
+// ---- reduce ----
+// Floats of the gradient that are on their way, in whole pieces.
+typedef struct reduction {
+    oht_session *s;
+    size_t sent; // pieces
+} reduction;
+
+// Sends the pieces that are complete.
+static void send_ready(void *ctx, size_t ready) {
+    reduction *r = ctx;
+    oht_session *s = r->s;
+    const oht_shares *cut = &s->shares;
+    if (ready == cut->flat) ready = cut->padded; // what is behind it stays 0
+    for (size_t n; (n = oht_shares_piece(cut, r->sent)) > 0 && r->sent * cut->piece + n <= ready; r->sent++) {
+        float *x = s->state.grad + r->sent * cut->piece;
+        if (s->state.shard)
+            s->be->collectives->reduce_scatter(s->be, x, (int64_t)(n / (size_t)cut->size));
+        else
+            s->be->collectives->all_reduce(s->be, x, (int64_t)n);
+    }
+}
+
+static bool by_device(const oht_session *s) {
+    return s->be->collectives && oht_comm_size(s->comm) > 1;
+}
+
+// Through memory that the host sees.
+static oht_status reduce_host(oht_session *s) {
+    const oht_shares *cut = &s->shares;
+    if (!s->state.shard) return oht_sum_f32(s->comm, s->state.grad, cut->flat, cut->piece * sizeof(float));
+    for (size_t i = 0, n; (n = oht_shares_piece(cut, i)) > 0; i++)
+        OHT_TRY(oht_reduce_scatter_f32(s->comm, s->state.grad + i * cut->piece, n / (size_t)cut->size));
+    return OHT_OK;
+}
+
+static oht_status gather_parameters(oht_session *s) {
+    const oht_shares *cut = &s->shares;
+    double ignored;
+    for (size_t i = 0, n; (n = oht_shares_piece(cut, i)) > 0; i++) {
+        float *x = s->state.param + i * cut->piece;
+        size_t share = n / (size_t)cut->size;
+        if (by_device(s))
+            s->be->collectives->all_gather(s->be, x, (int64_t)share);
+        else
+            OHT_TRY(oht_all_gather_f32(s->comm, x, share));
+    }
+    return by_device(s) ? s->be->collectives->finish(s->be, &ignored) : OHT_OK;
+}
+
+// Sum of squares of what this rank owns of the reduced gradient, in [first, end).
+static double own_sumsq(oht_session *s, size_t first, size_t end) {
+    double sum = 0;
+    oht_stretch at = {first, 0, 0};
+    while (oht_shares_next(&s->shares, s->shares.rank, end, &at))
+        sum += s->be->sumsq(s->be, s->state.grad + at.first, (int64_t)at.count);
+    return sum;
+}
+
+// The last micro-batch of this rank that has labels: after its backward the gradient is complete. -1: none has.
+static int64_t last_backward(const oht_step_batch *batch) {
+    int64_t last = -1;
+    for (int64_t i = 0; i < batch->n_micro; i++)
+        if (batch->micro[i].n_labels > 0) last = i;
+    return last;
+}
+
 // All micro-batches; returns this rank's part of the loss.
-static double compute(oht_session *s, const oht_step_batch *batch, totals all, bool observe,
+static double compute(oht_session *s, const oht_step_batch *batch, totals all, bool observe, reduction *sum,
                       oht_step_result *out) {
     oht_run *run = s->train;
-    double loss = 0;
+    double loss = 0, scale = s->state.loss_scale > 0 ? s->state.loss_scale : 1;
+    int64_t last = last_backward(batch);
     bool written = false; // the first backward overwrites the gradients, the others add
     begin(s, observe);
+    if (s->state.shard) oht_run_clear_gaps(run); // the reduction of the last step left other ranks' parts there
     for (int64_t i = 0, row = 0; i < batch->n_micro; row += batch->micro[i++].rows) {
         const oht_batch *b = &batch->micro[i];
         if (b->rows == 0 || (b->n_labels == 0 && !observe)) continue;
@@ -56,13 +131,16 @@ static double compute(oht_session *s, const oht_step_batch *batch, totals all, b
         if (observe) oht_stats_row_ids(s->train_stats, batch->row_id + row);
         oht_session_feed(run, b);
         run->add_params = written;
-        run->loss_scale = (float)weight(s, b, all);
+        run->loss_scale = (float)(weight(s, b, all) * scale);
         oht_run_forward(run);
         double t1 = oht_clock_s();
         out->forward_s += t1 - t0;
         out->flops += oht_run_flops(run, false);
         if (b->n_labels == 0) continue;
+        run->progress = by_device(s) && i == last ? send_ready : NULL;
+        run->progress_ctx = sum;
         oht_run_backward(run);
+        run->progress = NULL;
         written = true;
         loss += run->loss_sum * weight(s, b, all);
         out->backward_s += oht_clock_s() - t1;
@@ -109,8 +187,12 @@ static oht_status diagnose(oht_session *s, const oht_step_batch *batch, double l
         for (int i = 0; i < s->params->n; i++) {
             const oht_param *p = &s->params->item[i];
             if (worst && worst->offset < p->offset) continue;
-            if (!isfinite(s->be->sumsq(s->be, s->state.grad + p->offset, p->count))) worst = p;
+            if (!isfinite(own_sumsq(s, p->offset, p->offset + (size_t)p->count))) worst = p;
         }
+        double at = worst ? -(double)worst->offset : -INFINITY; // a rank sees its shares only
+        OHT_TRY(oht_max_f64(s->comm, &at, 1));
+        for (int i = 0; i < s->params->n && isfinite(at); i++)
+            if (s->params->item[i].offset == (size_t)-at) worst = &s->params->item[i];
         if (worst)
             snprintf(where, sizeof(where),
                      "all activations are finite: it happened in the loss or a gradient; the first parameter "
@@ -129,29 +211,46 @@ static oht_status diagnose(oht_session *s, const oht_step_batch *batch, double l
 }
 
 // ---- update ----
-static void update(oht_session *s, double lr, double norm) {
+static void update(oht_session *s, double lr, double norm, double scale) {
     const oht_train_config *t = &s->cfg->train;
+    oht_state *state = &s->state;
     oht_adamw opt = {.lr = (float)lr,
                      .beta1 = (float)t->beta1,
                      .beta2 = (float)t->beta2,
                      .eps = (float)t->eps,
-                     .step = s->state.step + 1,
-                     .grad_scale = (float)oht_clip_coefficient(norm, t->clip)};
+                     .step = state->step - state->skipped + 1,
+                     .grad_scale = (float)(oht_clip_coefficient(norm, t->clip) / scale),
+                     .work_type = s->storage};
     for (size_t i = 0; i < s->n_segments; i++) {
         const oht_segment *part = &s->segment[i];
         opt.weight_decay = part->decays ? (float)t->weight_decay : 0.0f;
-        s->be->adamw(s->be, s->state.param + part->first, s->state.grad + part->first,
-                     s->state.m + part->first, s->state.v + part->first, (int64_t)part->count, &opt);
+        oht_stretch at = {part->first, 0, 0};
+        if (!state->shard) { // one stretch, and the copy that kernels read at once
+            if (s->work != state->param) opt.work = (char *)s->work + part->first * oht_dtype_size(s->storage);
+            s->be->adamw(s->be, state->param + part->first, state->grad + part->first, state->m + part->first,
+                         state->v + part->first, (int64_t)part->count, &opt);
+            continue;
+        }
+        while (oht_shares_next(&s->shares, s->shares.rank, part->first + part->count, &at))
+            s->be->adamw(s->be, state->param + at.first, state->grad + at.first, state->m + at.packed,
+                         state->v + at.packed, (int64_t)at.count, &opt);
     }
 }
 
-// Sum of squares of this rank's slice of the reduced gradient.
-static double slice_sumsq(oht_session *s) {
-    int64_t n = (int64_t)s->params->flat_count, size = oht_comm_size(s->comm), rank = oht_comm_rank(s->comm);
-    int64_t slice = ((n + size - 1) / size + 15) / 16 * 16;
-    int64_t first = rank * slice;
-    if (first >= n) return 0;
-    return s->be->sumsq(s->be, s->state.grad + first, first + slice < n ? slice : n - first);
+// fp16: true when this step's gradients cannot be used. The scale is the same on all ranks, and so is the answer.
+static bool rescale(oht_session *s, bool finite) {
+    oht_state *state = &s->state;
+    if (state->loss_scale == 0) return false;
+    if (finite) {
+        if (++state->good_steps == GOOD_STEPS) {
+            state->loss_scale *= 2;
+            state->good_steps = 0;
+        }
+        return false;
+    }
+    state->loss_scale /= 2;
+    state->good_steps = 0;
+    return state->loss_scale >= SMALLEST_SCALE;
 }
 
 oht_status oht_step(oht_session *s, const oht_step_batch *batch, oht_status pending, bool observe,
@@ -173,28 +272,48 @@ oht_status oht_step(oht_session *s, const oht_step_batch *batch, oht_status pend
         return OHT_OK;
     }
     totals all = {before[0], before[1]};
-    double loss = compute(s, batch, all, observe, out);
+    reduction sum = {.s = s};
+    double loss = compute(s, batch, all, observe, &sum, out);
     s->train->observer = NULL;
 
     double t0 = oht_clock_s();
+    if (by_device(s)) {
+        send_ready(&sum, s->shares.flat);
+        OHT_TRY(s->be->collectives->finish(s->be, &out->exposed_s)); // a peer that is gone answers no agreement either
+    }
     oht_status status = s->be->sync(s->be);
-    if (oht_comm_size(s->comm) > 1)
-        OHT_TRY(
-            oht_sum_f32(s->comm, s->state.grad, s->params->flat_count, (size_t)s->cfg->train.reduce_bytes));
-    double after[3] = {loss, slice_sumsq(s), status != OHT_OK}; // loss, squared norm, failed
+    if (!by_device(s)) {
+        double start = oht_clock_s();
+        OHT_TRY(reduce_host(s));
+        out->exposed_s = oht_clock_s() - start;
+    }
+    double after[3] = {loss, own_sumsq(s, 0, s->shares.flat), status != OHT_OK}; // loss, squared norm, failed
     OHT_TRY(oht_sum_f64(s->comm, after, 3));
     if (after[2] > 0) OHT_TRY(oht_agree(s->comm, status));
     double t1 = oht_clock_s();
     out->reduce_s = t1 - t0;
     out->loss = after[0];
-    out->grad_norm = sqrt(after[1]);
+    double scale = s->state.loss_scale > 0 ? s->state.loss_scale : 1;
+    out->grad_norm = sqrt(after[1]) / scale;
     out->labels = (int64_t)all.labels;
-    out->lr = oht_learning_rate(&s->paced, s->state.step);
+    out->lr = oht_learning_rate(&s->paced, s->state.step - s->state.skipped);
     double clipped = out->grad_norm * oht_clip_coefficient(out->grad_norm, s->cfg->train.clip);
+    out->loss_scale = s->state.loss_scale;
+    if (rescale(s, isfinite(out->loss) && isfinite(out->grad_norm))) {
+        out->skipped = true;
+        s->state.skipped++;
+        s->state.step++;
+        return OHT_OK;
+    }
     if (!isfinite(out->loss) || !(clipped <= LARGEST_NORM))
         return oht_agree(s->comm, diagnose(s, batch, out->loss, out->grad_norm));
 
-    update(s, out->lr, out->grad_norm);
+    update(s, out->lr, out->grad_norm, scale);
+    if (s->state.shard) {
+        OHT_TRY(gather_parameters(s));
+        if (s->work != s->state.param)
+            s->be->cast(s->be, s->work, s->storage, s->state.param, (int64_t)s->shares.flat);
+    }
     s->state.step++;
     out->optimizer_s = oht_clock_s() - t1;
     return OHT_OK;

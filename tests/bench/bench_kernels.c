@@ -172,8 +172,8 @@ static void bench_activations(oht_backend *be) {
     f.dim[0] = into.dim[0] = 4, f.dim[1] = into.dim[1] = 512, f.dim[2] = into.dim[2] = 768;
     BENCH("dropout + residual 4 x 512 x 768", 0.0, 3.0 * act, be->dropout_add(be, into, dx, f, &drop));
     oht_moments m[2048];
-    BENCH("moments, rows = sequences (4 x 393216)", 0.0, act, be->moments(be, oht_f32(x), 4, 512 * 768, m));
-    BENCH("moments, rows = tokens (2048 x 768)", 0.0, act, be->moments(be, oht_f32(x), N, C, m));
+    BENCH("moments, rows = sequences (4 x 393216)", 0.0, act, be->moments(be, x.data, OHT_F32, 4, 512 * 768, m));
+    BENCH("moments, rows = tokens (2048 x 768)", 0.0, act, be->moments(be, x.data, OHT_F32, N, C, m));
     kt_reset();
 }
 

@@ -13,6 +13,7 @@ using namespace oht_emu;
 struct ncclComm {
     MPI_Comm mpi;
     int size, rank;
+    bool dead; // aborted: what is queued does nothing
 };
 
 namespace {
@@ -94,7 +95,7 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
     return ncclSuccess;
 }
 ncclResult_t ncclCommInitRank(ncclComm_t *c, int size, ncclUniqueId, int rank) {
-    *c = new ncclComm{MPI_COMM_NULL, size, rank};
+    *c = new ncclComm{MPI_COMM_NULL, size, rank, false};
     return MPI_Comm_dup(MPI_COMM_WORLD, &(*c)->mpi) == MPI_SUCCESS ? ncclSuccess : ncclSystemError;
 }
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *c, int size, ncclUniqueId id, int rank, ncclConfig_t *) {
@@ -110,7 +111,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t c) {
     return ncclSuccess;
 }
 ncclResult_t ncclCommAbort(ncclComm_t c) {
-    delete c;
+    c->dead = true; // stays: streams may hold it
     return ncclSuccess;
 }
 // OHT_EMU_NCCL_FAIL=1: a peer has died.
@@ -135,19 +136,24 @@ const char *ncclGetLastError(ncclComm_t) {
 ncclResult_t ncclAllReduce(const void *s, void *d, size_t n, ncclDataType_t t, ncclRedOp_t op, ncclComm_t c,
                            cudaStream_t stream) {
     if (!device(s, d, n) || !is_float(t)) return ncclInvalidArgument;
-    enqueue(stream, [=] { reduce_part(s, d, n, 0, n, t, op, c); });
+    enqueue(stream, [=] {
+        if (!c->dead) reduce_part(s, d, n, 0, n, t, op, c);
+    });
     return ncclSuccess;
 }
 ncclResult_t ncclReduceScatter(const void *s, void *d, size_t n, ncclDataType_t t, ncclRedOp_t op,
                                ncclComm_t c, cudaStream_t stream) {
     if (!device(s, d, n) || !is_float(t)) return ncclInvalidArgument;
-    enqueue(stream, [=] { reduce_part(s, d, n * (size_t)c->size, n * (size_t)c->rank, n, t, op, c); });
+    enqueue(stream, [=] {
+        if (!c->dead) reduce_part(s, d, n * (size_t)c->size, n * (size_t)c->rank, n, t, op, c);
+    });
     return ncclSuccess;
 }
 ncclResult_t ncclAllGather(const void *s, void *d, size_t n, ncclDataType_t t, ncclComm_t c,
                            cudaStream_t stream) {
     if (!device(s, d, n)) return ncclInvalidArgument;
     enqueue(stream, [=] {
+        if (c->dead) return;
         size_t bytes = n * width(t);
         bool in_place = (const char *)s == (char *)d + bytes * (size_t)c->rank;
         MPI_Allgather(in_place ? MPI_IN_PLACE : s, (int)bytes, MPI_BYTE, d, (int)bytes, MPI_BYTE, c->mpi);
@@ -158,6 +164,7 @@ ncclResult_t ncclBroadcast(const void *s, void *d, size_t n, ncclDataType_t t, i
                            cudaStream_t stream) {
     if (!device(s, d, n)) return ncclInvalidArgument;
     enqueue(stream, [=] {
+        if (c->dead) return;
         if (c->rank == root && s != d) memmove(d, s, n * width(t));
         MPI_Bcast(d, (int)(n * width(t)), MPI_BYTE, root, c->mpi);
     });

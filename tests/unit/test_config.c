@@ -243,7 +243,7 @@ static void wrong_values_say_found_and_allowed(void **state) {
     refuses_word("model.type=gpt", "found \"gpt\"", "allowed: opt, bert, vit, stanhop");
     refuses_word("model.gate=conditional_per_tokne", "nearest: conditional_per_token", "");
     refuses_word("train.schedule=Linear", "nearest: linear", "cosine_with_restarts");
-    refuses_word("train.precision=bf16", "allowed: fp32", "the CPU backend computes in fp32");
+    refuses_word("train.precision=int8", "allowed: auto, fp32, tf32, bf16, fp16", "");
     refuses_word("run.device=gpu", "allowed: auto, cpu, cuda", "a GPU where there is one");
     refuses_word("data.path=", "which is empty", "");
     refuses_word("data.path=a\nb", "control characters", "a?b");

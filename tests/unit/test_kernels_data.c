@@ -64,7 +64,7 @@ static void nothing_allocates(void **state) {
     uint64_t before = oht_alloc_count();
     be->linear_fwd(be, y, OHT_NO_TENSOR, x, w, OHT_NO_TENSOR, OHT_ACT_RELU);
     oht_moments m[64];
-    be->moments(be, oht_f32(x), 64, 64, m);
+    be->moments(be, x.data, OHT_F32, 64, 64, m);
     (void)be->sumsq(be, oht_f32(x), 4096);
     assert_int_equal(oht_alloc_count(), before);
     kt_reset();
@@ -371,7 +371,7 @@ static void moments_match_long_double(void **state) {
             for (int64_t i = 0; i < rows * n; i++) oht_f32(x)[i] += shift[k];
             if (n > 2) oht_f32(x)[n / 2] = shift[k] - 30.0f, oht_f32(x)[n / 2 + 1] = shift[k] + 29.0f;
             oht_moments m[33];
-            be->moments(be, oht_f32(x), rows, n, m);
+            be->moments(be, x.data, OHT_F32, rows, n, m);
             for (int64_t r = 0; r < rows; r++) {
                 const float *row = oht_f32(x) + r * n;
                 long double mean = 0, m2 = 0, m3 = 0, m4 = 0;
@@ -406,28 +406,28 @@ static void moments_of_bad_rows(void **state) {
     oht_moments m;
     float *v = oht_f32(x);
     v[30000] = v[40000] = -9.5f; // ties: the first
-    be->moments(be, v, 1, N, &m);
+    be->moments(be, v, OHT_F32, 1, N, &m);
     assert_int_equal(m.abs_argmax, 30000);
     assert_true(m.abs_max == 9.5);
     v[123] = -INFINITY;
-    be->moments(be, v, 1, N, &m);
+    be->moments(be, v, OHT_F32, 1, N, &m);
     assert_true(isinf(m.abs_max) && m.abs_max > 0);
     assert_int_equal(m.abs_argmax, 123);
     assert_int_equal(m.nonfinite, 1);
     v[0] = NAN, v[456] = INFINITY;
-    be->moments(be, v, 1, N, &m);
+    be->moments(be, v, OHT_F32, 1, N, &m);
     assert_true(isnan(m.abs_max));
     assert_int_equal(m.abs_argmax, 0);
     assert_int_equal(m.nonfinite, 3);
     for (int i = 0; i < N; i++) v[i] = -2.5f;
-    be->moments(be, v, 1, N, &m);
+    be->moments(be, v, OHT_F32, 1, N, &m);
     assert_true(m.mean == -2.5 && m.m2 == 0.0 && m.m3 == 0.0 && m.m4 == 0.0 && m.abs_max == 2.5);
     assert_int_equal(m.abs_argmax, 0);
     assert_int_equal(m.outliers_6sigma, 0);
     for (int i = 0; i < N; i++) v[i] = i % 2 ? 3e38f : -3e38f; // fourth powers reach 1e154: fine in double
-    be->moments(be, v, 1, N, &m);
+    be->moments(be, v, OHT_F32, 1, N, &m);
     assert_true(fabs(m.m4 / N / pow((double)3e38f, 4) - 1.0) <= 1e-12);
-    be->moments(be, v, 0, N, &m);
+    be->moments(be, v, OHT_F32, 0, N, &m);
     kt_reset();
 }
 
@@ -461,7 +461,7 @@ static void repeats(void **state) {
         be->layernorm_bwd(be, dx, dg[i], db[i], dy, x, g, mean, rstd, false, false,
                           kt_scratch(be->layernorm_bwd_scratch(be, N, C)));
         column_sums(be, sum[i], x, false);
-        be->moments(be, oht_f32(x), 1, N * C, m[i]);
+        be->moments(be, x.data, OHT_F32, 1, N * C, m[i]);
         squares[i] = be->sumsq(be, oht_f32(x), N * C);
     }
     assert_true(kt_same_bits(dg[0], dg[1]) && kt_same_bits(db[0], db[1]) && kt_same_bits(sum[0], sum[1]));

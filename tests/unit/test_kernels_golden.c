@@ -297,7 +297,7 @@ static void moments(void **state) {
            *inf = golden_doubles(group, "inf_norm", NULL);
     double *far = golden_doubles(group, "n_over_6sigma", NULL);
     oht_moments m[5];
-    be->moments(be, x, 5, 8, m);
+    be->moments(be, x, OHT_F32, 5, 8, m);
     assert_int_equal(n, 40);
     for (int i = 0; i < 5; i++) {
         assert_int_equal(m[i].n, 8);
@@ -315,7 +315,7 @@ static void moments(void **state) {
     float row[768];
     for (int i = 0; i < 768; i++) row[i] = (float)sin(0.37 * i);
     row[100] = 40.0f, row[300] = -35.0f;
-    be->moments(be, row, 1, 768, m);
+    be->moments(be, row, OHT_F32, 1, 768, m);
     const json_t *big = golden_get(*state, "kurtosis_768");
     double s2 = m[0].m2 / 767.0, k = m[0].m4 / 768.0 / (s2 * s2 + 1e-6);
     assert_true(fabs(k - golden_number(big, "kurtosis")) <= 1e-5 * k);

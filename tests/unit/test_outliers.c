@@ -92,7 +92,7 @@ static void kurtosis_of_golden_rows(void **state) {
         oht_moments exact = direct(x, (int64_t)n), m;
         for (size_t i = 0; i < n; i++) row[i] = (float)x[i];
         NEAR(oht_kurtosis(&exact), want[r], 1e-12);
-        be->moments(be, row, 1, (int64_t)n, &m);
+        be->moments(be, row, OHT_F32, 1, (int64_t)n, &m);
         NEAR(oht_kurtosis(&m), want[r], 1e-6 * want[r]); // input rounded to float
         NEAR(m.abs_max, inf[r], 1e-7 * inf[r]);
         assert_int_equal(m.outliers_6sigma, (int64_t)over[r]);
@@ -105,7 +105,7 @@ static void kurtosis_of_golden_rows(void **state) {
     for (int i = 0; i < 768; i++) row[i] = (float)x[i];
     oht_moments exact = direct(x, 768), m;
     NEAR(oht_kurtosis(&exact), golden_number(big, "kurtosis"), 1e-9);
-    be->moments(be, row, 1, 768, &m);
+    be->moments(be, row, OHT_F32, 1, 768, &m);
     NEAR(oht_kurtosis(&m), golden_number(big, "kurtosis"), 1e-5);
     NEAR(m.abs_max, golden_number(big, "inf_norm"), 0);
     assert_int_equal(m.abs_argmax, 100);

@@ -253,6 +253,27 @@ static bool reaches(const oht_graph *g, int node, int loss) {
     return false;
 }
 
+// What is said to be complete is written no more, each piece is announced as soon as it is, and in the end all of it.
+static void check_ready(const oht_graph *g) {
+    size_t said = 0;
+    for (int t = 0; t < g->n_steps; t++) {
+        if (g->step[t].ready > 0) {
+            assert_true(g->step[t].kind == STEP_BACKWARD && g->step[t].ready > said);
+            said = g->step[t].ready;
+        }
+        size_t unwritten = g->params->flat_count; // where the first gradient begins that later steps write
+        for (int u = t + 1; u < g->n_steps; u++)
+            for (int i = 0; g->step[u].kind == STEP_BACKWARD && i < g->node[g->step[u].node]->n_in; i++) {
+                int id = g->node[g->step[u].node]->in[i].id;
+                if (id >= 0 && g->value[id].kind == VALUE_PARAM && g->value[id].flat < unwritten)
+                    unwritten = g->value[id].flat;
+            }
+        assert_true(said <= unwritten);
+        if (said > 0) assert_int_equal(said, unwritten);
+    }
+    assert_int_equal(said, g->mode == OHT_TRAIN ? g->params->flat_count : 0);
+}
+
 static void check_graph(const oht_graph *g, oht_value loss_value) {
     int loss = g->mode == OHT_TRAIN ? g->value[loss_value.id].node : -1;
     shadow s = {.g = g,
@@ -316,6 +337,7 @@ static void random_graphs_are_planned_safely(void **state) {
                 continue;
             }
             check_graph(g, loss);
+            check_ready(g);
             for (int t = 0; t < g->n_steps; t++) recomputations += g->step[t].kind == STEP_RECOMPUTE;
             for (int i = 0; i < g->n_values; i++)
                 for (int k = 0; k < i; k++)
