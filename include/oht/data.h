@@ -118,6 +118,7 @@ typedef struct oht_loader_config {
     int threads; // that prepare samples side by side, where the kind of data can; 0 = 1
     double mlm_probability; // MLM
     uint64_t mask_seed; // MLM: masks in evaluation
+    bool as_evaluation; // images: training samples in training order, but cropped and labelled as in evaluation
     const oht_config *config; // images: model.image_size, model.classes and the data section; borrowed
 } oht_loader_config;
 

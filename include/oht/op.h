@@ -143,9 +143,11 @@ typedef struct oht_site_info {
     oht_act act;
 } oht_site_info;
 
-// A parameter that is quantized before the run. kind: EMBEDDING, LINEAR, NORM, FINAL_NORM.
+// A weight that is quantized before the run: one parameter, or n of a group that are one tensor. kind:
+// EMBEDDING, LINEAR, NORM, FINAL_NORM.
 typedef struct oht_weight_site {
-    int param;
+    char name[96]; // that of the parameter
+    int param, n;
     oht_site_kind kind;
     int layer;
 } oht_weight_site;
@@ -174,6 +176,8 @@ oht_value oht_site(oht_graph *g, oht_value x, const char *name, oht_site_kind ki
 oht_value oht_site_linear(oht_graph *g, oht_value y, oht_value x, const char *name, int weight, int bias,
                           oht_act act, int part, int parts);
 void oht_site_weight(oht_graph *g, int param, oht_site_kind kind);
+// Parameters [first, first + n) of a group as one weight, called name below the scope.
+void oht_site_weight_group(oht_graph *g, const char *name, int first, int n, oht_site_kind kind);
 // For operations: a site without a node of its own; its index, -1 in graphs without sites or after a failure.
 int oht_site_inside(oht_graph *g, const char *name, oht_site_kind kind);
 int oht_graph_site_list(const oht_graph *g, const oht_site_info **out);

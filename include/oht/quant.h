@@ -10,6 +10,7 @@
 
 #include "oht/backend.h"
 #include "oht/config.h"
+#include "oht/outliers.h"
 #include "oht/status.h"
 
 // ---- quantizers (5.1)
@@ -75,7 +76,6 @@ void oht_range_golden(const oht_quant_data *data, bool symmetric, int bits, oht_
 typedef struct oht_quant oht_quant;
 typedef struct oht_session oht_session;
 typedef struct oht_batch oht_batch;
-typedef struct oht_eval_result oht_eval_result;
 
 // One quantized tensor: an activation or a parameter.
 typedef struct oht_quant_site {
@@ -137,15 +137,15 @@ OHT_CHECKED oht_status oht_quant_sensitivity(oht_quant *q, oht_quant_level level
 // outliers.h5 holds beside the sites.
 typedef struct oht_quant_summary {
     int64_t step;
-    double fp_loss, fp_perplexity;
+    const oht_eval_result *fp; // of the exact model
     const oht_eval_result *result; // one a calibration seed
     int n;
     const oht_quant_rank *rank;
     int n_ranks;
     oht_quant_level level;
 } oht_quant_summary;
-// Mean and standard deviation (n - 1; 0 for one) of loss and perplexity over seeds.
-void oht_quant_mean(const oht_eval_result *result, int n, double loss[2], double perplexity[2]);
+// Mean and standard deviation (n - 1; 0 for one) over seeds of each metric of their task. Returns their number.
+int oht_quant_mean(const oht_eval_result *result, int n, oht_metric mean[OHT_METRICS], double deviation[OHT_METRICS]);
 OHT_CHECKED oht_status oht_quant_export(const oht_quant *q, const char *rundir); // quant.h5, quant.json
 OHT_CHECKED oht_status oht_quant_report(const oht_quant *q, const char *rundir,
                                         const oht_quant_summary *summary); // outliers.h5
@@ -155,7 +155,6 @@ OHT_CHECKED oht_status oht_quant_load(oht_quant *q, const char *path);
 // ---- while training (quant.every) ----------------------------------------------------------------
 // Loss of one fixed calibration batch, exact and quantized with the ranges of that very batch: one pass each.
 typedef struct oht_probe oht_probe;
-typedef struct oht_outlier_metrics oht_outlier_metrics;
 // Widths are quant.weights and quant.activations, 8 where they are 0. Collective.
 OHT_CHECKED oht_status oht_probe_create(oht_probe **out, oht_session *s);
 void oht_probe_destroy(oht_probe *p);

@@ -54,10 +54,7 @@ static oht_status write_json(const oht_session *s, const char *path, const oht_e
     json_object_set_new(root, "sequences", json_integer(r->sequences));
     json_object_set_new(root, "batches", json_integer(r->batches));
     json_object_set_new(root, "fp", metrics_json(r));
-    if (e->on) {
-        json_object_set_new(root, "quantized", metrics_json(&e->mean));
-        eval_quant_json(e, &s->cfg->quant, root);
-    }
+    if (e->on) eval_quant_json(e, &s->cfg->quant, root);
     char *text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
     json_decref(root);
     if (!text) OHT_FAIL(OHT_MEMORY, "cannot build the JSON of %s", path);
@@ -68,18 +65,19 @@ static oht_status write_json(const oht_session *s, const char *path, const oht_e
 
 static oht_status report(const oht_session *s, const oht_options *opt, const oht_eval_result *r,
                          const eval_quant *e) {
-    oht_metric m[OHT_METRICS], q[OHT_METRICS];
-    char name[32];
+    oht_metric m[OHT_METRICS];
+    char name[32], seeds[48] = "";
     int n = oht_eval_metrics(r, m);
-    if (e->on) (void)oht_eval_metrics(&e->mean, q);
     printf("%s at step %lld: %lld %s samples in %lld batches\n", opt->run, (long long)s->state.step,
            (long long)r->sequences, oht_split_name(r->split), (long long)r->batches);
-    if (e->on) printf("  %-20s %-14s %s\n", "", "exact", eval_quant_name(&s->cfg->quant, name));
-    for (int i = 0; i < n; i++)
-        if (e->on)
-            printf("  %-20s %-14.6g %.6g\n", m[i].name, m[i].value, q[i].value);
-        else
-            printf("  %-20s %.6g\n", m[i].name, m[i].value);
+    if (e->n > 1) snprintf(seeds, sizeof(seeds), " +- deviation over %d seeds", e->n);
+    if (e->on) printf("  %-20s %-14s %s%s\n", "", "exact", eval_quant_name(&s->cfg->quant, name), seeds);
+    for (int i = 0; i < n; i++) {
+        printf(e->on ? "  %-20s %-14.6g" : "  %-20s %.6g", m[i].name, m[i].value);
+        if (e->on) printf(" %.6g", e->mean[i].value);
+        if (e->n > 1) printf(" +- %.2g", e->deviation[i]);
+        putchar('\n');
+    }
     if (e->on) eval_quant_print(e);
     if (fflush(stdout) != 0) OHT_FAIL(OHT_IO, "cannot write to standard output");
     return opt->out ? write_json(s, opt->out, r, e) : OHT_OK;

@@ -9,10 +9,11 @@
 
 typedef struct eval_quant {
     bool on;
-    oht_eval_result mean; // over calibration seeds; outlier metrics of the first
     oht_eval_result *seed; // one a seed
     int n;
-    double loss[2], perplexity[2]; // mean, standard deviation
+    oht_metric mean[OHT_METRICS]; // over seeds; as oht_eval_metrics lists them
+    double deviation[OHT_METRICS];
+    int n_metrics;
     oht_quant_level level;
     oht_quant_rank *rank;
     int n_ranks;

@@ -54,18 +54,14 @@ static oht_status all_seeds(eval_quant *e, const oht_session *s) {
         evaluation += oht_clock_s() - middle;
     }
     oht_log("calibration took %.2f s, quantized evaluation %.2f s", calibration / e->n, evaluation / e->n);
-    e->mean = e->seed[0];
-    oht_quant_mean(e->seed, e->n, e->loss, e->perplexity);
-    e->mean.loss = e->loss[0];
-    e->mean.perplexity = e->perplexity[0];
+    e->n_metrics = oht_quant_mean(e->seed, e->n, e->mean, e->deviation);
     return OHT_OK;
 }
 
 static oht_status write_files(const eval_quant *e, const oht_session *s, const char *rundir,
                               const oht_eval_result *fp) {
     oht_quant_summary m = {.step = s->state.step,
-                           .fp_loss = fp->loss,
-                           .fp_perplexity = fp->perplexity,
+                           .fp = fp,
                            .result = e->seed,
                            .n = e->n,
                            .rank = e->rank,
@@ -152,9 +148,6 @@ static void print_sites(const eval_quant *e) {
 }
 
 void eval_quant_print(const eval_quant *e) {
-    if (e->n > 1)
-        printf("  %d calibration seeds: loss %.6g +- %.2g, perplexity %.6g +- %.2g\n", e->n, e->loss[0],
-               e->loss[1], e->perplexity[0], e->perplexity[1]);
     print_sites(e);
     if (e->n_ranks == 0) return;
     printf("\nloss recovered by leaving one %s exact:\n", LEVELS[e->level]);
@@ -162,28 +155,34 @@ void eval_quant_print(const eval_quant *e) {
         printf("  %-34s %+.6f\n", e->rank[i].name, e->rank[i].recovered);
 }
 
-static json_t *number(double x) { // JSON has no infinity
-    return isfinite(x) ? json_real(x) : json_null();
+static void set_number(json_t *o, const char *name, double x) { // JSON has no infinity
+    json_object_set_new(o, name, isfinite(x) ? json_real(x) : json_null());
 }
 
 void eval_quant_json(const eval_quant *e, const oht_quant_config *cfg, json_t *root) {
-    json_t *o = json_object(), *seeds = json_array(), *ranks = json_array();
+    json_t *o = json_object(), *mean = json_object(), *deviation = json_object(), *seeds = json_array(),
+           *ranks = json_array();
+    for (int i = 0; i < e->n_metrics; i++) {
+        set_number(mean, e->mean[i].name, e->mean[i].value);
+        set_number(deviation, e->mean[i].name, e->deviation[i]);
+    }
+    json_object_set_new(root, "quantized", mean);
     json_object_set_new(o, "weights", json_integer(cfg->weights));
     json_object_set_new(o, "activations", json_integer(cfg->activations));
-    json_object_set_new(o, "loss_std", number(e->loss[1]));
-    json_object_set_new(o, "perplexity_std", number(e->perplexity[1]));
+    json_object_set_new(o, "deviation", deviation);
     for (int i = 0; i < e->n; i++) {
         json_t *one = json_object();
+        oht_metric m[OHT_METRICS];
+        int n = oht_eval_metrics(&e->seed[i], m);
         json_object_set_new(one, "seed", json_integer(cfg->seed + i));
-        json_object_set_new(one, "loss", number(e->seed[i].loss));
-        json_object_set_new(one, "perplexity", number(e->seed[i].perplexity));
+        for (int k = 0; k < n; k++) set_number(one, m[k].name, m[k].value);
         json_array_append_new(seeds, one);
     }
     json_object_set_new(o, "seeds", seeds);
     for (int i = 0; i < e->n_ranks; i++) {
         json_t *one = json_object();
         json_object_set_new(one, LEVELS[e->level], json_string(e->rank[i].name));
-        json_object_set_new(one, "recovered", number(e->rank[i].recovered));
+        set_number(one, "recovered", e->rank[i].recovered);
         json_array_append_new(ranks, one);
     }
     if (e->n_ranks > 0)

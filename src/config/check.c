@@ -182,8 +182,6 @@ static oht_status check_epochs(const oht_config *cfg) {
 static oht_status check_quant(const oht_config *cfg) {
     const oht_quant_config *q = &cfg->quant;
     bool on = q->weights > 0 || q->activations > 0;
-    if ((on || q->every > 0) && cfg->model.type == OHT_MODEL_VIT)
-        OHT_FAIL(OHT_CONFIG, "quant.weights, quant.activations, quant.every: ViT cannot be quantized");
     if (cfg->model.type == OHT_MODEL_STANHOP && q->setup == OHT_QUANT_INT16_FINAL_LN)
         OHT_FAIL(OHT_CONFIG, "quant.setup: STanHop-Net has no final LayerNorm\nfix: quant.setup=fp32_head");
     if (q->weights == 1 || q->activations == 1)
@@ -198,7 +196,7 @@ static oht_status check_quant(const oht_config *cfg) {
     if (q->percentile != 0 && (q->activation_ranges != OHT_RANGE_RUNNING_MINMAX || q->percentile <= 50))
         OHT_FAIL(OHT_CONFIG,
                  "quant.percentile: found %g, expected 0, or a number above 50 with quant.activation_ranges "
-                 "= running_minmax",
+                 "= running_minmax\nfix: quant.percentile=0, or quant.activation_ranges=running_minmax",
                  q->percentile);
     if (q->integer_check && (q->weights < 2 || q->weights > 8 || q->activations < 2 || q->activations > 8))
         OHT_FAIL(OHT_CONFIG,
@@ -212,8 +210,8 @@ static oht_status check_quant(const oht_config *cfg) {
     if (strcmp(q->file, "none") != 0 && (!on || q->seeds > 1))
         OHT_FAIL(OHT_CONFIG, "quant.file: goes with %s",
                  on ? "quant.seeds=1" : "quant.weights or quant.activations");
-    if (q->batch > INT32_MAX / (cfg->data.tokens ? cfg->data.tokens : cfg->model.max_tokens))
-        OHT_FAIL(OHT_CONFIG, "quant.batch: %lld sequences have more than 2^31 - 1 tokens",
+    if (q->batch > INT32_MAX / oht_config_tokens(cfg))
+        OHT_FAIL(OHT_CONFIG, "quant.batch: %lld samples have more than 2^31 - 1 tokens",
                  (long long)q->batch);
     return OHT_OK;
 }

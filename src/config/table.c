@@ -230,8 +230,8 @@ static const oht_key KEYS[] = {
      .help = "width of quantized activations in ohtrain eval; 0 = exact"},
     {ENUM(quant, setup, "fp32_head", QUANT_SETUPS), .may_change = true,
      .help =
-         "what of OPT is quantized: all but the head, all, or all but the head with 16 bits for gains and "
-         "outputs of the final or of every LayerNorm; BERT: fp32_head"},
+         "what is quantized: all but the head, all, or all but the head with 16 bits for gains and outputs of "
+         "the final or of every LayerNorm; BERT: fp32_head"},
     {ENUM(quant, weight_ranges, "minmax", WEIGHT_RANGES), .may_change = true,
      .help = "range of a weight: its extremes, or least squared error on a grid"},
     {BOOL(quant, per_channel, "false"), .may_change = true,
@@ -253,11 +253,12 @@ static const oht_key KEYS[] = {
     {BOOL(quant, include_masked_scores, "true"), .may_change = true,
      .help = "the range of scores includes hidden keys, as in the reference"},
     {INT(quant, batches, "4", 1, 1000000), .unit = "batches", .may_change = true,
-     .help = "calibration batches: 4 (OPT), 16 (BERT) in the paper's scripts"},
-    {INT(quant, batch, "8", 1, 1 << 20), .unit = "sequences", .may_change = true,
-     .help = "sequences of a calibration batch: 8 (OPT), 32 (BERT) in the paper's scripts"},
+     .help = "calibration batches: 4 (OPT), 16 (BERT) in the paper's scripts; ViT has no published number"},
+    {INT(quant, batch, "8", 1, 1 << 20), .unit = "samples", .may_change = true,
+     .help = "samples of a calibration batch: 8 (OPT), 32 (BERT) in the paper's scripts"},
     {ENUM(quant, calibration, "auto", CALIBRATIONS), .may_change = true,
-     .help = "data of the calibration; auto: OPT shuffled training data, BERT the first validation rows"},
+     .help = "data of the calibration; auto: BERT the first validation rows, others shuffled training data, "
+             "images of it cropped as in evaluation"},
     {INT(quant, seed, "1000", 0, INT64_MAX), .may_change = true,
      .help = "of the calibration's data order and masks"},
     {INT(quant, seeds, "1", 1, 1000), .may_change = true,

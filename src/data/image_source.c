@@ -24,6 +24,7 @@ typedef struct image_source {
     data_source pub; // first member: a data_source is an image_source
     oht_loader_config cfg;
     oht_images *images;
+    bool augments; // crops, colours, mixtures and soft targets of training
     int64_t classes; // of the model
     int size;
     oht_image_recipe recipe;
@@ -67,7 +68,7 @@ static oht_status sample(data_source *source, const source_place *p) {
     uint8_t *pixels = pixels_of(s, p, p->local);
     int32_t label = oht_images_label(s->images, split, p->id);
     OHT_TRY(oht_image_sample(s->images, split, p->id, &s->recipe, s->cfg.seed, p->epoch, w->scratch, pixels));
-    if (split == OHT_SPLIT_VALIDATION) {
+    if (!s->augments) {
         ((int32_t *)p->field[OHT_FIELD_LABELS])[p->local] = label;
         return OHT_OK;
     }
@@ -103,7 +104,7 @@ static void close_source(data_source *source) {
 
 static void choose_recipe(image_source *s) {
     const oht_data_config *d = &s->cfg.config->data;
-    if (s->cfg.split == OHT_SPLIT_VALIDATION) {
+    if (!s->augments) {
         s->recipe = oht_image_recipe_evaluation(s->size);
         return;
     }
@@ -143,16 +144,16 @@ static oht_status open_images(image_source *s, const char *path) {
     if (s->cfg.split == OHT_SPLIT_TEST || info->images[s->cfg.split] == 0)
         OHT_FAIL(OHT_DATA, "%s: has no %s images\nfix: give `ohtrain prepare images` a folder of them", path,
                  oht_split_name(s->cfg.split));
+    s->augments = s->cfg.split == OHT_SPLIT_TRAIN && !s->cfg.as_evaluation;
     choose_recipe(s);
     data_source *pub = &s->pub;
-    bool train = s->cfg.split == OHT_SPLIT_TRAIN;
     memcpy(pub->rows, info->images, sizeof(info->images));
     pub->bytes[OHT_FIELD_IMAGES] = 3 * (size_t)s->size * (size_t)s->size;
-    if (train)
+    if (s->augments)
         pub->bytes[OHT_FIELD_TARGETS] = (size_t)s->classes * sizeof(float);
     else
         pub->bytes[OHT_FIELD_LABELS] = sizeof(int32_t);
-    if (train && (s->mixing.mixup_alpha > 0 || s->mixing.cutmix_alpha > 0)) pub->finish = finish;
+    if (s->augments && (s->mixing.mixup_alpha > 0 || s->mixing.cutmix_alpha > 0)) pub->finish = finish;
     return make_workers(s);
 }
 

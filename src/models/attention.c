@@ -109,15 +109,19 @@ oht_value attention_record(oht_graph *g, const oht_model *m, int layer, oht_valu
     const oht_value bias = p->qkv_b < 0 ? OHT_NONE : oht_parameter_group(g, p->qkv_b, 3);
     const oht_value qkv = oht_linear(g, x, oht_parameter_group(g, p->qkv_w, 3), bias); // (B,T,3C)
     static const char *const part[3] = {"q", "k", "v"};
-    for (int i = 0; i < 3; i++) {
+    const bool one = m->cfg.type == OHT_MODEL_VIT; // its q, k, v are one layer with one range
+    if (one) oht_site_weight_group(g, "qkv.weight", p->qkv_w, 3, OHT_SITE_LINEAR);
+    if (one) oht_site_linear(g, qkv, x, "qkv", p->qkv_w, p->qkv_b, OHT_ACT_NONE, 0, 1);
+    for (int i = 0; i < 3 && !one; i++) {
         const int b = p->qkv_b < 0 ? -1 : p->qkv_b + i;
         oht_site_weight(g, p->qkv_w + i, OHT_SITE_LINEAR);
         oht_site_linear(g, qkv, x, part[i], p->qkv_w + i, b, OHT_ACT_NONE, i, 3);
     }
     oht_value a = oht_association(g, qkv, mask, m->assoc, (int)m->cfg.heads, causal,
                                   (float)m->cfg.attention_dropout, &row);
-    // The context is quantized before the gate in OPT, after it in BERT (spec 5.4).
-    const bool gate_first = m->cfg.type == OHT_MODEL_BERT;
+    // The context is quantized before the gate in OPT, after it in BERT (spec 5.4) and, so that the output
+    // projection has a quantized input, in ViT.
+    const bool gate_first = m->cfg.type != OHT_MODEL_OPT;
     if (!gate_first) a = oht_site(g, a, "context", OHT_SITE_CONTEXT);
     if (m->assoc.kind == OHT_SOFTMAX1) oht_tap(g, row, "null_mass", OHT_TAP_NULL_MASS, 0, layer);
     if (m->gate.kind != OHT_GATE_NONE) {

@@ -5,6 +5,7 @@
 // Defaults (no patch bias, no biases of q, k, v, LN before the blocks) are the model the outlier papers
 // trained; patch_bias=true qkv_bias=true pre_norm=false is the usual form.
 //
+// Quantization sites: spec 5.4; class token and positions are no layers and stay exact.
 // Taps (spec 4, the clean set): out_proj, LN1, LN2, fc2, block output, first and final LN; one row is one
 // image.
 #include "models/parts.h"
@@ -70,13 +71,15 @@ static oht_value block(const oht_model *m, oht_graph *g, int l, oht_value x) { /
     const oht_tap_kind whole = OHT_TAP_SEQUENCE;
     oht_scope(g, "layer.%d", l);
 
-    oht_value h = oht_tap(g, rec_norm(g, m, x, p->ln1), "ln1.out", whole, SEEN, l);
+    oht_value h = oht_tap(g, site_norm(g, m, x, p->ln1, OHT_SITE_NORM, "ln1.out"), "ln1.out", whole, SEEN, l);
     h = attention_record(g, m, l, h, OHT_NONE, false, SEEN);
-    x = oht_residual(g, x, h, drop);
-    h = oht_tap(g, rec_norm(g, m, x, p->ln2), "ln2.out", whole, SEEN, l);
-    h = oht_tap(g, rec_linear(g, h, p->ffn1, OHT_ACT_GELU), "ffn1.out", whole, 0, l); // (B,T,F)
-    h = oht_tap(g, rec_linear(g, h, p->ffn2, OHT_ACT_NONE), "ffn.out", whole, SEEN | OHT_IN_FFN_INF, l);
-    return oht_tap(g, oht_residual(g, x, h, drop), "out", whole, SEEN | OHT_IN_LAYER_INF, l);
+    x = oht_site(g, oht_residual(g, x, h, drop), "residual1", OHT_SITE_RESIDUAL);
+    h = oht_tap(g, site_norm(g, m, x, p->ln2, OHT_SITE_NORM, "ln2.out"), "ln2.out", whole, SEEN, l);
+    h = oht_tap(g, site_linear(g, h, p->ffn1, OHT_ACT_GELU, "ffn1.out"), "ffn1.out", whole, 0, l); // (B,T,F)
+    h = oht_tap(g, site_linear(g, h, p->ffn2, OHT_ACT_NONE, "ffn.out"), "ffn.out", whole,
+                SEEN | OHT_IN_FFN_INF, l);
+    x = oht_site(g, oht_residual(g, x, h, drop), "out", OHT_SITE_RESIDUAL);
+    return oht_tap(g, x, "out", whole, SEEN | OHT_IN_LAYER_INF, l);
 }
 
 static oht_value record(const oht_model *m, oht_graph *g, oht_value mask, bool recompute) {
@@ -94,21 +97,23 @@ static oht_value record(const oht_model *m, oht_graph *g, oht_value mask, bool r
                                        : oht_input(g, OHT_FIELD_LABELS, OHT_I32, OHT_ROWS_BATCH, 1, &rows);
 
     oht_scope(g, "embed");
-    oht_value x = rec_linear(g, oht_patches(g, images, cfg->patch), m->patch, OHT_ACT_NONE); // (B,N,C)
+    oht_value x = site_linear(g, oht_patches(g, images, cfg->patch), m->patch, OHT_ACT_NONE, "patch"); // (B,N,C)
     x = oht_prepend(g, x, oht_parameter(g, m->class_token));
-    x = oht_dropout(g, oht_add_rows(g, x, oht_parameter(g, m->positions), 0, false), (float)cfg->dropout);
+    x = oht_site(g, oht_add_rows(g, x, oht_parameter(g, m->positions), 0, false), "sum", OHT_SITE_EMBEDDING);
+    x = oht_dropout(g, x, (float)cfg->dropout);
     if (m->embed_ln.gain >= 0)
-        x = oht_tap(g, rec_norm(g, m, x, m->embed_ln), "ln.out", OHT_TAP_SEQUENCE, SEEN, -1);
+        x = oht_tap(g, site_norm(g, m, x, m->embed_ln, OHT_SITE_NORM, "ln.out"), "ln.out", OHT_TAP_SEQUENCE, SEEN,
+                    -1);
     for (int l = 0; l < cfg->layers; l++) {
         if (recompute) oht_block_begin(g);
         x = block(m, g, l, x);
         if (recompute) oht_block_end(g);
     }
     oht_scope(g, "final_ln");
-    x = oht_tap(g, rec_norm(g, m, x, m->final_ln), "out", OHT_TAP_SEQUENCE, SEEN, -1);
+    x = oht_tap(g, site_norm(g, m, x, m->final_ln, OHT_SITE_FINAL_NORM, "out"), "out", OHT_TAP_SEQUENCE, SEEN, -1);
     oht_scope(g, "head");
-    return oht_class_head(g, oht_first(g, x), oht_parameter(g, m->head.w), oht_parameter(g, m->head.b),
-                          targets);
+    if (oht_graph_has_sites(g) & OHT_SITES_HEAD) oht_site_weight(g, m->head.w, OHT_SITE_LINEAR);
+    return oht_class_head(g, oht_first(g, x), oht_parameter(g, m->head.w), oht_parameter(g, m->head.b), targets);
 }
 
 const model_kind model_vit = {

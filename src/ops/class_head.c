@@ -7,6 +7,10 @@
 
 enum { X, W, B, TARGETS };
 
+typedef struct class_head_attr {
+    int logits; // quantization site, -1 = none
+} class_head_attr;
+
 static oht_tensor logits_of(oht_run *run, const oht_node *node) {
     oht_tensor x = oht_get(run, node->in[X]), w = oht_get(run, node->in[W]);
     oht_tensor logits = {oht_scratch(run, node), x.dtype, 2, {x.dim[0], w.dim[0]}};
@@ -16,7 +20,9 @@ static oht_tensor logits_of(oht_run *run, const oht_node *node) {
 
 static void forward_eval(oht_run *run, const oht_node *node) {
     oht_tensor logits = logits_of(run, node), labels = oht_get(run, node->in[TARGETS]);
+    const class_head_attr *attr = node->attr;
     int64_t hits[2] = {0, 0};
+    oht_see_inside(run, attr->logits, logits);
     run->be->top_hits(run->be, logits, labels, hits);
     run->be->cross_entropy(run->be, logits, labels, 0.0f, &run->loss_sum);
     run->measured[0] += (double)hits[0];
@@ -67,7 +73,9 @@ oht_value oht_class_head(oht_graph *g, oht_value x, oht_value w, oht_value b, oh
                               train ? "targets" : "labels", oht_shape_text(t).text,
                               train ? "(B,V) f32" : "(B) i32", oht_shape_text(a).text);
     oht_value in[] = {x, w, b, targets};
-    oht_node *node = oht_node_new(g, train ? &CLASS_HEAD_TRAIN : &CLASS_HEAD_EVAL, in, 4, NULL, 0);
+    bool site = oht_graph_has_sites(g) & OHT_SITES_HEAD;
+    class_head_attr attr = {site ? oht_site_inside(g, "logits", OHT_SITE_LOGITS) : -1};
+    oht_node *node = oht_node_new(g, train ? &CLASS_HEAD_TRAIN : &CLASS_HEAD_EVAL, in, 4, &attr, sizeof(attr));
     if (!node) return OHT_NONE;
     node->keep_in = 1u << X | 1u << TARGETS;
     *(train ? &node->scratch_bwd : &node->scratch_fwd) = (size_t)(a.dim[0] * m.dim[0]) * oht_dtype_size(a.dtype);

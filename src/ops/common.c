@@ -1,6 +1,8 @@
 // Small helpers of the operations (src/ops/common.h).
 #include "ops/common.h"
 
+#include "oht/op.h"
+
 #include <stdio.h>
 
 shape_text oht_shape_text(oht_tensor t) {
@@ -36,6 +38,15 @@ bool oht_adds_all(const oht_run *run, const oht_node *node, int first, int n) {
         if (d.data && !oht_adds(run, node, i)) run->be->zero(run->be, d.data, oht_tensor_bytes(d));
     }
     return any;
+}
+
+void oht_see_inside(oht_run *run, int site, oht_tensor x) {
+    if (!run->quant || site < 0) return;
+    const oht_site_info *list;
+    oht_graph_site_list(run->graph, &list);
+    int64_t n = x.dim[x.rank - 1];
+    oht_site_view view = {.x = oht_f32(x), .rows = oht_tensor_rows(x), .n = n, .ld = n};
+    run->quant->see(run->quant, run, &list[site], &view);
 }
 
 void oht_add_or_copy(const oht_run *run, oht_tensor y, oht_tensor x, bool add) {

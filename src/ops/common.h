@@ -17,5 +17,8 @@ size_t oht_tensor_bytes(oht_tensor t);
 // tied), those that overwrite are zeroed first and all are added.
 bool oht_adds_all(const oht_run *run, const oht_node *node, int first, int n);
 
+// Lets the run's quantization hook see a matrix inside an operation; site -1: does nothing.
+void oht_see_inside(oht_run *run, int site, oht_tensor x);
+
 // y += x or y = x; y may be an fp32 gradient of a parameter where x is of a 16-bit type.
 void oht_add_or_copy(const oht_run *run, oht_tensor y, oht_tensor x, bool add);

@@ -34,12 +34,7 @@ static void chunk_logits(oht_run *run, const oht_node *node, oht_tensor logits, 
     run->be->linear_fwd(run->be, logits, OHT_NO_TENSOR, x, oht_get(run, node->in[W]),
                         oht_get(run, node->in[B]), OHT_ACT_NONE);
     const lm_head_attr *attr = node->attr;
-    if (run->quant && attr->logits >= 0) {
-        const oht_site_info *site;
-        oht_graph_site_list(run->graph, &site);
-        oht_site_view view = {.x = oht_f32(logits), .rows = logits.dim[0], .n = logits.dim[1], .ld = logits.dim[1]};
-        run->quant->see(run->quant, run, &site[attr->logits], &view);
-    }
+    oht_see_inside(run, attr->logits, logits);
     run->be->cross_entropy(run->be, logits, labels, scale, &run->loss_sum);
 }
 

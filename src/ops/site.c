@@ -87,8 +87,7 @@ oht_value oht_site_linear(oht_graph *g, oht_value y, oht_value x, const char *na
     return y;
 }
 
-void oht_site_weight(oht_graph *g, int param, oht_site_kind kind) {
-    if (!oht_graph_has_sites(g) || param < 0) return;
+static void add_weight(oht_graph *g, const char *name, int param, int n, oht_site_kind kind) {
     for (int i = 0; i < g->n_weight; i++)
         if (g->weight[i].param == param) return;
     if (OHT_RESERVE(&g->weight, &g->weight_capacity, (size_t)g->n_weight, "weight sites of a graph") !=
@@ -96,5 +95,18 @@ void oht_site_weight(oht_graph *g, int param, oht_site_kind kind) {
         oht_graph_fail(g, "weight sites: out of memory");
         return;
     }
-    g->weight[g->n_weight++] = (oht_weight_site){param, kind, layer_of(g)};
+    oht_weight_site *w = &g->weight[g->n_weight++];
+    *w = (oht_weight_site){.param = param, .n = n, .kind = kind, .layer = layer_of(g)};
+    snprintf(w->name, sizeof(w->name), "%s", name);
+}
+
+void oht_site_weight(oht_graph *g, int param, oht_site_kind kind) {
+    if (oht_graph_has_sites(g) && param >= 0) add_weight(g, g->params->item[param].name, param, 1, kind);
+}
+
+void oht_site_weight_group(oht_graph *g, const char *name, int first, int n, oht_site_kind kind) {
+    char whole[96];
+    if (!oht_graph_has_sites(g) || first < 0) return;
+    snprintf(whole, sizeof(whole), "%.60s%s%s", g->scope, g->scope[0] ? "." : "", name);
+    add_weight(g, whole, first, n, kind);
 }

@@ -1,7 +1,7 @@
 // Calibration and evaluation (spec transformers 5.5). Every rank runs all calibration batches of quant.batch
-// sequences, OPT from the shuffled training data, BERT from the first validation rows with their masks drawn
-// from the seed (quirk Q14), unless quant.calibration says otherwise. The evaluation is the session's, with
-// the quantized graph in place of the exact one.
+// samples: BERT from the first validation rows with their masks drawn from the seed (quirk Q14), others from
+// the shuffled training data, images without augmentation, unless quant.calibration says otherwise. The
+// evaluation is the session's, with the quantized graph in place of the exact one.
 #include <math.h>
 #include <string.h>
 
@@ -75,7 +75,7 @@ static oht_status check_rows(const oht_quant *q) {
     int64_t rows = q->s->data.rows[split], batches = q->cfg->batches, batch = q->cfg->batch;
     if (batches <= rows / batch) return OHT_OK;
     OHT_FAIL(OHT_DATA,
-             "calibration wants %lld batches of %lld sequences, but %s has %lld %s sequences\nfix: "
+             "calibration wants %lld batches of %lld samples, but %s has %lld %s samples\nfix: "
              "quant.batches=%lld%s",
              (long long)batches, (long long)batch, q->s->cfg->data.path, (long long)rows,
              split == OHT_SPLIT_TRAIN ? "training" : "validation",
@@ -102,6 +102,7 @@ oht_status quant_open_data(oht_quant *q, uint64_t seed, int64_t first, oht_loade
     oht_loader_config lc =
         oht_session_loader(q->s, split_of(q), q->cfg->batch, q->cfg->batch, first, q->cfg->batches - first);
     lc.seed = lc.mask_seed = seed;
+    lc.as_evaluation = true;
     lc.rank = 0; // every rank reads all of it
     lc.size = 1;
     return oht_loader_create(out, q->s->cfg->data.path, &lc);
@@ -150,17 +151,20 @@ oht_status oht_quant_evaluate(oht_quant *q, int64_t max_batches, bool stats, oht
     return oht_evaluate_run(q->s, q->evaluation, stats ? q->stats : NULL, max_batches, out);
 }
 
-void oht_quant_mean(const oht_eval_result *result, int n, double loss[2], double perplexity[2]) {
-    loss[0] = loss[1] = perplexity[0] = perplexity[1] = 0.0;
+int oht_quant_mean(const oht_eval_result *result, int n, oht_metric mean[OHT_METRICS],
+                   double deviation[OHT_METRICS]) {
+    oht_metric one[OHT_METRICS];
+    int count = oht_eval_metrics(&result[0], mean);
+    for (int m = 0; m < count; m++) mean[m].value = deviation[m] = 0.0;
     for (int i = 0; i < n; i++) {
-        loss[0] += result[i].loss / n;
-        perplexity[0] += result[i].perplexity / n;
+        (void)oht_eval_metrics(&result[i], one);
+        for (int m = 0; m < count; m++) mean[m].value += one[m].value / n;
     }
     for (int i = 0; i < n && n > 1; i++) {
-        loss[1] += (result[i].loss - loss[0]) * (result[i].loss - loss[0]) / (n - 1);
-        perplexity[1] +=
-            (result[i].perplexity - perplexity[0]) * (result[i].perplexity - perplexity[0]) / (n - 1);
+        (void)oht_eval_metrics(&result[i], one);
+        for (int m = 0; m < count; m++)
+            deviation[m] += (one[m].value - mean[m].value) * (one[m].value - mean[m].value) / (n - 1);
     }
-    loss[1] = sqrt(loss[1]);
-    perplexity[1] = sqrt(perplexity[1]);
+    for (int m = 0; m < count; m++) deviation[m] = sqrt(deviation[m]);
+    return count;
 }

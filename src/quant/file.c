@@ -292,26 +292,19 @@ done:
 
 static oht_status write_group(const oht_quant *q, oht_h5 *file, const char *group,
                               const oht_quant_summary *m) {
-    double loss[2], perplexity[2], *number;
-    const oht_outlier_metrics *o = &m->result[0].outliers;
-    oht_quant_mean(m->result, m->n, loss, perplexity);
+    oht_metric mean[OHT_METRICS], exact[OHT_METRICS];
+    double deviation[OHT_METRICS], *number;
+    char name[64];
+    const int n = oht_quant_mean(m->result, m->n, mean, deviation);
+    (void)oht_eval_metrics(m->fp, exact);
     OHT_TRY(write_all_sites(q, file, group, true));
-    const struct {
-        const char *name;
-        double value;
-    } list[] = {{"fp_loss", m->fp_loss},
-                {"fp_perplexity", m->fp_perplexity},
-                {"loss", loss[0]},
-                {"loss_std", loss[1]},
-                {"perplexity", perplexity[0]},
-                {"perplexity_std", perplexity[1]},
-                {"max_inf_norm", o->max_inf_norm},
-                {"max_ffn_inf_norm", o->max_ffn_inf_norm},
-                {"max_layer_inf_norm", o->max_layer_inf_norm},
-                {"avg_kurtosis", o->avg_kurtosis},
-                {"max_kurtosis", o->max_kurtosis}};
-    for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
-        OHT_TRY(oht_h5_set_float(file, group, list[i].name, list[i].value));
+    for (int i = 0; i < n; i++) {
+        OHT_TRY(oht_h5_set_float(file, group, mean[i].name, mean[i].value));
+        snprintf(name, sizeof(name), "%s_std", mean[i].name);
+        OHT_TRY(oht_h5_set_float(file, group, name, deviation[i]));
+        snprintf(name, sizeof(name), "fp_%s", exact[i].name);
+        OHT_TRY(oht_h5_set_float(file, group, name, exact[i].value));
+    }
     OHT_TRY(oht_h5_set_int(file, group, "step", m->step));
     OHT_TRY(oht_h5_set_int(file, group, "seeds", m->n));
     OHT_TRY(oht_h5_set_int(file, group, "sequences", m->result[0].sequences));

@@ -79,10 +79,10 @@ static oht_status check(oht_quant *q, const oht_site_info *info, const oht_site_
                         const oht_quant_site *weight, codes *x, codes *w, float *host) {
     oht_backend *be = q->s->be;
     const oht_param *p = &q->s->params->item[info->weight];
-    int64_t rows = v->rows < ROWS ? v->rows : ROWS, K = v->input_n;
-    float *in = host, *weights = in + rows * K, *out = weights + p->count, *bias = out + rows * v->n;
+    int64_t rows = v->rows < ROWS ? v->rows : ROWS, K = v->input_n, count = v->n * K;
+    float *in = host, *weights = in + rows * K, *out = weights + count, *bias = out + rows * v->n;
     be->download(be, in, v->input, (size_t)(rows * K) * sizeof(float));
-    be->download(be, weights, q->flat + p->offset, (size_t)p->count * sizeof(float));
+    be->download(be, weights, q->flat + p->offset, (size_t)count * sizeof(float));
     for (int64_t r = 0; r < rows; r++)
         be->download(be, out + r * v->n, v->x + r * v->ld, (size_t)v->n * sizeof(float));
     if (info->bias >= 0)

@@ -16,7 +16,7 @@ typedef struct quant_place { // beside oht_quant_site, same index
     oht_estimator *estimator; // activations
     oht_fakequant fake;
     bool ready, off; // has a range; left exact by the sensitivity analysis
-    int param; // weights
+    int param, n_params; // weights: n_params in a row are one tensor
 } quant_place;
 
 struct oht_quant {

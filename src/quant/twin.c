@@ -48,14 +48,15 @@ static oht_status list_sites(oht_quant *q, const oht_graph *g) {
         const oht_weight_site *from = &w[i - q->n_activations];
         const oht_param *p = &q->s->params->item[from->param];
         oht_quant_site *s = &q->site[i];
-        memcpy(s->name, p->name, sizeof(s->name));
+        memcpy(s->name, from->name, sizeof(s->name));
         s->kind = WEIGHT_KIND[from->kind];
         s->layer = from->layer;
         s->weight = true;
         s->bits = bits_of(q->cfg, from->kind, q->cfg->weights);
-        s->channels = q->cfg->per_channel && p->rank > 1 ? p->dim[0] : 1; // a gain has one value a channel
+        s->channels = q->cfg->per_channel && p->rank > 1 ? from->n * p->dim[0] : 1; // a gain has one value a channel
         if (s->channels > 1) OHT_TRY(OHT_ALLOC(&s->channel, (size_t)s->channels, "quantizers of channels"));
         q->place[i].param = from->param;
+        q->place[i].n_params = from->n;
     }
     return OHT_OK;
 }

@@ -25,8 +25,8 @@ int quant_weight_site(const oht_quant *q, int param) {
 
 static oht_quant_data tensor(const oht_quant *q, float *flat, int site) {
     const oht_param *p = &q->s->params->item[q->place[site].param];
-    int64_t rows = q->site[site].channels;
-    return (oht_quant_data){q->s->be, flat + p->offset, rows, p->count / rows, p->count / rows};
+    int64_t rows = q->site[site].channels, n = q->place[site].n_params * p->count / rows;
+    return (oht_quant_data){q->s->be, flat + p->offset, rows, n, n};
 }
 
 // One estimator a channel; the sign is one decision for the whole tensor.

@@ -43,12 +43,13 @@ static void free_strings(char **text, int64_t n) {
 }
 
 // The last group PREFIX/N for which `wanted` holds (NULL: any); empty if there is none.
-static void last_group(oht_h5 *file, const char *prefix, bool (*wanted)(oht_h5 *, const char *), char out[32]) {
+static void last_group(oht_h5 *file, const char *prefix, bool (*wanted)(oht_h5 *, const char *, const oht_report_run *),
+                       const oht_report_run *r, char out[32]) {
     char next[32];
     out[0] = '\0';
     for (int n = 0; snprintf(next, sizeof(next), "%s/%d", prefix, n), oht_h5_exists(file, next); n++) {
         bool whole = oht_h5_has(file, next, "step"); // a damaged one ends the search, and reading it says why
-        if (!whole || !wanted || wanted(file, next)) memcpy(out, next, sizeof(next));
+        if (!whole || !wanted || wanted(file, next, r)) memcpy(out, next, sizeof(next));
         if (!whole) break;
     }
 }
@@ -169,26 +170,33 @@ static bool bits_of(oht_h5 *file, const char *group, char weights[16], char acti
            oht_h5_get_text(file, group, "quant.activations", activations, 16) == OHT_OK;
 }
 
-static bool is_w8a8(oht_h5 *file, const char *group) {
+static bool has_8_bits(oht_h5 *file, const char *group, const oht_report_run *r) {
     char weights[16], activations[16];
+    (void)r;
     return bits_of(file, group, weights, activations) && strcmp(weights, "8") == 0 && strcmp(activations, "8") == 0;
 }
 
-// Of the parameters that were evaluated, not of an earlier step.
+// Of the parameters that were evaluated, not of an earlier step, and over the same samples (eval.max_batches).
+static bool is_w8a8(oht_h5 *file, const char *group, const oht_report_run *r) {
+    int64_t step, sequences;
+    return has_8_bits(file, group, r) && oht_h5_has(file, group, "sequences") &&
+           oht_h5_get_int(file, group, "sequences", &sequences) == OHT_OK &&
+           oht_h5_get_int(file, group, "step", &step) == OHT_OK && step == r->step && sequences == r->sequences;
+}
+
 static oht_status read_w8a8(oht_h5 *file, oht_report_run *r) {
     char group[32];
     int64_t step;
     r->metric[OHT_REPORT_W8A8] = (double)NAN;
-    last_group(file, "/quant", is_w8a8, group);
+    last_group(file, "/quant", is_w8a8, r, group);
     if (!group[0]) return OHT_OK;
-    OHT_TRY(oht_h5_get_int(file, group, "step", &step));
-    if (step != r->step) return OHT_OK;
+    OHT_TRY(oht_h5_get_int(file, group, "step", &step)); // of a damaged group
     return oht_h5_get_float(file, group, r->model->task, &r->metric[OHT_REPORT_W8A8]);
 }
 
 oht_status oht_report_read_evaluation(oht_h5 *file, oht_report_run *r) {
     char group[32];
-    last_group(file, "/eval", NULL, group);
+    last_group(file, "/eval", NULL, r, group);
     if (!group[0])
         OHT_FAIL(OHT_DATA,
                  "unfinished: %s holds no evaluation yet\nfix: let the run come to its first evaluation (train.eval_every)",
@@ -367,7 +375,8 @@ done:
 static oht_status read_quant(oht_h5 *file, oht_report_run *r) {
     oht_report_quant *q = &r->quant;
     char group[32], path[NAME], weights[16] = "?", activations[16] = "?";
-    last_group(file, "/quant", NULL, group);
+    last_group(file, "/quant", has_8_bits, r, group); // so that runs are compared at the same widths
+    if (!group[0]) last_group(file, "/quant", NULL, r, group);
     if (!group[0]) return OHT_OK;
     bits_of(file, group, weights, activations);
     for (int i = 0; i < 2; i++) {

@@ -9,18 +9,29 @@
 #include "config/table.h"
 #include "report/report.h"
 
-enum { COLUMNS = 8, CELL = OHT_PATH + 64, SHOWN = OHT_REPORT_W8A8 }; // metrics shown: those every run has
+enum { COLUMNS = 9, CELL = OHT_PATH + 64, SHOWN = OHT_REPORT_W8A8 }; // metrics shown: those every run has
+enum { FIRST_METRIC = 3, QUANTIZED = FIRST_METRIC + OHT_REPORT_W8A8 };
 
-static const char *const TITLES[COLUMNS] = {"run",          "model",      "method", "avg kurtosis",
-                                            "max inf norm", "perplexity", "params", "steps"};
+static const char *const TITLES[COLUMNS] = {"run",        "model",           "method", "avg kurtosis", "max inf norm",
+                                            "perplexity", "W8A8 perplexity", "params", "steps"};
 static const char *const METRIC_NAMES[SHOWN] = {"avg_kurtosis", "headline_inf_norm", "perplexity"};
 enum { RESULT = SHOWN - 1 };
 
-static const char *title(const oht_report_table *t, int column) {
-    if (column != 5) return TITLES[column];
+static const char *title(const oht_report_table *t, int column, char out[64]) {
+    const bool quantized = column == QUANTIZED;
+    if (column != FIRST_METRIC + RESULT && !quantized) return TITLES[column];
+    const char *result = t->run[0].model->title;
     for (int i = 1; i < t->n_runs; i++)
-        if (strcmp(t->run[i].model->title, t->run[0].model->title) != 0) return "result";
-    return t->run[0].model->title;
+        if (strcmp(t->run[i].model->title, result) != 0) result = "result";
+    snprintf(out, 64, "%s%s", quantized ? "W8A8 " : "", result);
+    return out;
+}
+
+// The quantized result has a column where a run has one.
+static bool has_column(const oht_report_table *t, int column) {
+    for (int i = 0; i < t->n_runs; i++)
+        if (column != QUANTIZED || !isnan(t->run[i].metric[OHT_REPORT_W8A8])) return true;
+    return false;
 }
 
 static const char *metric_name(const oht_report_run *r, int metric) {
@@ -49,6 +60,10 @@ static const char *gate_of(const oht_report_run *r, char *out) {
 static void metric_cell(const oht_report_table *t, const oht_report_run *r, int metric, char *out) {
     double percent = change(t, r, metric);
     char number[32];
+    if (metric == OHT_REPORT_W8A8 && isnan(r->metric[metric])) {
+        snprintf(out, CELL, "-"); // not evaluated
+        return;
+    }
     int n = snprintf(out, CELL, "%s", oht_report_number(r->metric[metric], number));
     if (isfinite(percent)) snprintf(out + n, CELL - (size_t)n, fabs(percent) < 1e6 ? " (%+.1f %%)" : " (%+.3g %%)", percent);
 }
@@ -75,9 +90,10 @@ static void cell(const oht_report_table *t, const oht_report_run *r, int column,
     case 3:
     case 4:
     case 5:
-        metric_cell(t, r, column - 3, out);
+    case QUANTIZED:
+        metric_cell(t, r, column - FIRST_METRIC, out);
         break;
-    case 6:
+    case 7:
         snprintf(out, CELL, "%" PRId64, r->params);
         break;
     default:
@@ -103,11 +119,11 @@ static void print_padded(FILE *out, const char *text, int width, bool right) {
 }
 
 oht_status oht_report_text(const oht_report_table *t, FILE *out) {
-    char text[CELL];
+    char text[CELL], name[64];
     int width[COLUMNS];
     if (t->n_runs == 0) return OHT_OK;
     for (int c = 0; c < COLUMNS; c++) {
-        width[c] = columns_of(title(t, c));
+        width[c] = columns_of(title(t, c, name));
         for (int i = 0; i < t->n_runs; i++) {
             cell(t, &t->run[i], c, text);
             if (columns_of(text) > width[c]) width[c] = columns_of(text);
@@ -115,9 +131,10 @@ oht_status oht_report_text(const oht_report_table *t, FILE *out) {
     }
     for (int i = -1; i < t->n_runs; i++) {
         for (int c = 0; c < COLUMNS; c++) {
+            if (!has_column(t, c)) continue;
             if (i >= 0) cell(t, &t->run[i], c, text);
             if (c > 0) fputs("  ", out);
-            print_padded(out, i < 0 ? title(t, c) : text, width[c], c >= 3);
+            print_padded(out, i < 0 ? title(t, c, name) : text, width[c], c >= FIRST_METRIC);
         }
         fputc('\n', out);
     }
@@ -145,14 +162,17 @@ static void print_markdown_cell(FILE *out, const char *text) {
 }
 
 oht_status oht_report_markdown(const oht_report_table *t, FILE *out) {
-    char text[CELL];
+    char text[CELL], name[64];
     if (t->n_runs == 0) return OHT_OK;
-    for (int c = 0; c < COLUMNS; c++) print_markdown_cell(out, title(t, c));
+    for (int c = 0; c < COLUMNS; c++)
+        if (has_column(t, c)) print_markdown_cell(out, title(t, c, name));
     fputs("|\n", out);
-    for (int c = 0; c < COLUMNS; c++) fputs(c < 3 ? "|---" : "|---:", out);
+    for (int c = 0; c < COLUMNS; c++)
+        if (has_column(t, c)) fputs(c < FIRST_METRIC ? "|---" : "|---:", out);
     fputs("|\n", out);
     for (int i = 0; i < t->n_runs; i++) {
         for (int c = 0; c < COLUMNS; c++) {
+            if (!has_column(t, c)) continue;
             cell(t, &t->run[i], c, text);
             print_markdown_cell(out, text);
         }
@@ -186,7 +206,7 @@ oht_status oht_report_csv(const oht_report_table *t, FILE *out) {
           "change_percent,"
           "headline_inf_norm_change_percent,perplexity_change_percent,loss,max_inf_norm,max_ffn_inf_norm,max_"
           "layer_inf_norm,max_kurtosis,params,"
-          "step,steps,top1,top1_change_percent\r\n",
+          "step,steps,top1,top1_change_percent,w8a8,w8a8_change_percent\r\n",
           out);
     for (int i = 0; i < t->n_runs; i++) {
         const oht_report_run *r = &t->run[i];
@@ -207,7 +227,9 @@ oht_status oht_report_csv(const oht_report_table *t, FILE *out) {
         print_csv_number(out, r->max_kurtosis, ",");
         fprintf(out, "%" PRId64 ",%" PRId64 ",%" PRId64 ",", r->params, r->step, r->cfg.train.steps);
         print_csv_number(out, result_of(r, "top1", result), ",");
-        print_csv_number(out, result_of(r, "top1", changed), "\r\n");
+        print_csv_number(out, result_of(r, "top1", changed), ",");
+        print_csv_number(out, r->metric[OHT_REPORT_W8A8], ",");
+        print_csv_number(out, change(t, r, OHT_REPORT_W8A8), "\r\n");
     }
     return OHT_OK;
 }
@@ -240,6 +262,7 @@ static json_t *run_object(const oht_report_table *t, const oht_report_run *r) {
     json_object_set_new(o, "loss", number(r->loss));
     for (int m = 0; m < SHOWN; m++)
         json_object_set_new(o, metric_name(r, m), number(r->metric[m]));
+    json_object_set_new(o, "w8a8", number(r->metric[OHT_REPORT_W8A8]));
     json_object_set_new(o, "max_inf_norm", number(r->max_inf_norm));
     json_object_set_new(o, "max_ffn_inf_norm", number(r->max_ffn_inf_norm));
     json_object_set_new(o, "max_layer_inf_norm", number(r->max_layer_inf_norm));
@@ -253,6 +276,7 @@ static json_t *run_object(const oht_report_table *t, const oht_report_run *r) {
     }
     for (int m = 0; m < SHOWN; m++)
         json_object_set_new(percent, metric_name(r, m), number(change(t, r, m)));
+    json_object_set_new(percent, "w8a8", number(change(t, r, OHT_REPORT_W8A8)));
     json_object_set_new(o, "change_percent", percent);
     json_object_set_new(o, "largest",
                         json_pack("{s:s, s:o, s:I, s:I, s:I}", "tap", l->name, "value", number(l->inf_max), "sample", (json_int_t)l->sample,

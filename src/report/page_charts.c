@@ -415,18 +415,19 @@ static oht_status ranking(const oht_report_table *t, const oht_report_run *r, FI
     oht_svg_bar bar[RANKS];
     char title[200];
     int n = q->n_ranks < RANKS ? q->n_ranks : RANKS;
-    snprintf(title, sizeof(title), "%s, seed %lld, %s: loss recovered by leaving one %s exact", r->method, (long long)r->cfg.train.seed, q->name,
+    snprintf(title, sizeof(title), "%s, seed %lld, %s: one %s exact", r->method, (long long)r->cfg.train.seed, q->name,
              q->level);
     oht_svg_chart c = {.title = title, .x = "loss recovered, nats a token"};
     oht_svg_range(&c);
     for (int i = 0; i < n; i++) {
-        bar[i] = (oht_svg_bar){.colour = oht_page_colour(t, r), .value = fmax(q->rank[i].recovered, 0), .sd = (double)NAN, .mark = (double)NAN};
+        bar[i] = (oht_svg_bar){.colour = oht_page_colour(t, r), .value = q->rank[i].recovered, .sd = (double)NAN, .mark = (double)NAN};
         snprintf(bar[i].label, sizeof(bar[i].label), "%s", q->rank[i].name);
         oht_svg_include(&c, bar[i].value);
     }
     oht_svg_settle(&c, true);
     c.log = false;
-    c.lo = 0;
+    c.lo = 0; // a group whose noise helps by chance shows its number alone
+    if (!(c.hi > 0)) c.hi = 1;
     if (n > 0) oht_svg_bars(out, &c, bar, n);
     return OHT_OK;
 }
@@ -440,7 +441,7 @@ static oht_status quantization(const oht_report_table *t, const oht_report_model
         for (int j = 0; j < g->n && !r; j++)
             if (t->run[g->member[j]].quant.name[0]) r = &t->run[g->member[j]];
         if (!r) continue;
-        if (!any) fputs("<h3>Quantization</h3>\n<p class=\"note\">Last quantized evaluation of the first seed that has one.</p>\n", out);
+        if (!any) fputs("<h3>Quantization</h3>\n<p class=\"note\">Last evaluation of the first seed with W8A8, or with other widths where it has no W8A8.</p>\n", out);
         any = true;
         fputs("<div class=\"row\">\n", out);
         for (int w = 0; w < 2; w++) OHT_TRY(site_map(r, w, out));

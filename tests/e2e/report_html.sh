@@ -40,6 +40,28 @@ grep -Eq 'Vanilla +ours, 3 seeds' out || fail "seeds"
 expect 0 report --table1 --format md few/entmax few/bert
 grep -qF '| OPT | Entmax15 | ours, 1 seed |' out || fail "a method the paper has not"
 grep -q '| W8A8 |' out && fail "a W8A8 column without such evaluations"
+# The list has that column too, where a run has been evaluated so, and "-" for the others.
+expect 0 report few/v1 few/entmax
+grep -Eq '^run .*perplexity +W8A8 perplexity +params' out || fail "no W8A8 column in the list"
+grep -Eq '^few/entmax .*%\) +- +[0-9]+ +[0-9]+$' out || fail "a run without W8A8 has no -"
+$python - <<'PY' || fail "the list's W8A8"
+import h5py
+with h5py.File("few/v1/outliers.h5") as f:
+    assert " %.3f " % f["quant/0"].attrs["perplexity"] in open("out").read()
+PY
+# Another step's, or one over fewer samples (eval.max_batches), is not put beside the exact result.
+for name in step sequences; do
+    cp -r few/v1 "odd-$name"
+    $python -c "import h5py; f = h5py.File('odd-$name/outliers.h5', 'r+'); f['quant/0'].attrs['$name'] -= 1"
+    expect 0 report "odd-$name"
+    grep -q 'W8A8' out && fail "W8A8 of another number of $name"
+done
+expect 0 report --format md few/v1 few/bert
+grep -q '| perplexity | W8A8 perplexity |' out || fail "no W8A8 column in Markdown"
+expect 0 report --format csv few/v1 few/s2
+head -1 out | grep -q ',w8a8,w8a8_change_percent' || fail "no W8A8 in CSV"
+expect 0 report few/entmax few/bert
+grep -q 'W8A8' out && fail "a W8A8 column of the list without such evaluations"
 $python - <<'PY' || fail "numbers"
 import csv, json, math
 import h5py, numpy as np
@@ -150,8 +172,8 @@ for name in sys.argv[1:]:
     if name == "many.html":
         words = " ".join(page.words)
         assert len(pictures) > 80, len(pictures)
-        for w in ("21.88", "26.07", "inf norm by layer", "kurtosis by layer", "null mass", "mean gate", "Training loss", "W6A6: activations",
-                  "loss recovered by leaving one site exact", "optimizer step", "Where the largest activations are"):
+        for w in ("21.88", "26.07", "inf norm by layer", "kurtosis by layer", "null mass", "mean gate", "Training loss", "W8A8: activations",
+                  "one site exact", "optimizer step", "Where the largest activations are"):
             assert w in words, w
         assert page.count["mark"] == 24 * 3, page.count.get("mark")
 PY

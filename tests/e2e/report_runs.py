@@ -69,6 +69,7 @@ def run(folder, model="opt", attention="vanilla", gate="none", seed=1000, layers
             for n, bits in enumerate(["8", "6"]):
                 q = f.create_group(f"quant/{n}")
                 q.attrs["quant.weights"], q.attrs["quant.activations"] = bits, bits
+                q.attrs["sequences"] = np.int64(64)
                 q.attrs["step"], q.attrs["perplexity"] = np.int64(done or steps), np.float64(values["perplexity"] * (1.5 if bits == "8" else 9))
                 sites = [f"layer.{l}.{p}" for l in range(layers) for p in SITES] + ["logits"]
                 for part in ("activations", "weights"):

@@ -160,7 +160,7 @@ submit ptq --time=10 "$OHT_JOBS/ptq.slurm" runs/sweep/vanilla-1 runs/none runs/s
 until_job 90 is "$id" FAILED
 [ "$(slurm_field "$id" ExitCode)" = 6:0 ] && grep -q 'runs/none is not a run directory' "$log" || broken "runs/none"
 for run in vanilla-1 outeffhop-2; do
-    for text in '"fp"' '"quantized"' '"weights": 8' '"activations": 8' '"seed": 6790'; do
+    for text in '"fp"' '"quantized"' '"weights": 8' '"activations": 8' '"seed": 1001'; do
         grep -q "$text" "runs/sweep/$run/eval-w8a8.json" || { cat "runs/sweep/$run/eval-w8a8.json" >&2; broken "no $text"; }
     done
 done

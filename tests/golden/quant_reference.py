@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes quant_reference.json: post-training quantization of small BERT and OPT models by the sequential procedure, in float64
+"""Makes quant_reference.json: post-training quantization of small BERT, OPT and ViT models by the sequential procedure, in float64
 with numpy alone.
 
 Written from the equations (spec transformers 1, 2 and 5), not from the C code; run by hand:
@@ -18,6 +18,7 @@ import sys
 import numpy as np
 
 B, T, V, D, H, F, L = 4, 10, 31, 16, 4, 24, 2
+SIDE, PATCH, CLASSES = 9, 3, 7  # nine patches and the class token: T
 SMALL = 0.5
 TRIES = 60
 
@@ -94,18 +95,27 @@ def shapes(c):
     def norm(name):
         out[name + ".weight"], out[name + ".bias"] = (D,), (D,)
 
-    out["embed.tokens.weight"] = (V, e)
-    out["embed.positions.weight"] = (T + (2 if c["type"] == "opt" else 0), D)
+    vit = c["type"] == "vit"
+    if not vit:
+        out["embed.tokens.weight"] = (V, e)
+        out["embed.positions.weight"] = (T + (2 if c["type"] == "opt" else 0), D)
     for l in range(L):
         for n in ("q", "k", "v", "out"):
-            linear(f"layer.{l}.attn.{n}", D, D)
+            linear(f"layer.{l}.attn.{n}", D, D, n == "out" or not vit or c["qkv_bias"])
         if c["gate"]:
             out[f"layer.{l}.attn.gate.weight"], out[f"layer.{l}.attn.gate.bias"] = (H, D // H), (H,)
         linear(f"layer.{l}.ffn1", F, D)
         linear(f"layer.{l}.ffn2", D, F)
         norm(f"layer.{l}.ln1")
         norm(f"layer.{l}.ln2")
-    if c["type"] == "bert":
+    if vit:
+        linear("embed.patch", D, 3 * PATCH * PATCH, c["patch_bias"])
+        out["embed.class"], out["embed.positions"] = (1, D), (T, D)
+        if c["pre_norm"]:
+            norm("embed.ln")
+        norm("final_ln")
+        linear("head", CLASSES, D)
+    elif c["type"] == "bert":
         out["embed.types.weight"] = (2, D)
         norm("embed.ln")
         linear("head.transform", D, D)
@@ -139,10 +149,13 @@ erf = np.vectorize(math.erf)
 class Net:
     def __init__(self, c):
         self.c, self.exact, self.est, self.q, self.weights = c, parameters(c), {}, {}, {}
+        for l in range(L if c["type"] == "vit" else 0):  # q, k, v are one layer
+            for kind in ("weight", "bias") if c["qkv_bias"] else ("weight",):
+                self.exact[f"layer.{l}.attn.qkv.{kind}"] = np.concatenate([self.exact[f"layer.{l}.attn.{i}.{kind}"] for i in "qkv"])
         self.p = dict(self.exact)
         self.mode, self.noise, self.order = "calibrate", {}, []
         self.tie = 1.0  # how near any value came to lying half-way between two codes, in steps
-        self.eps = 1e-12 if c["type"] == "bert" else 1e-5
+        self.eps = {"bert": 1e-12, "opt": 1e-5, "vit": 1e-6}[c["type"]]
 
     def bits(self, kind, bits):
         setup = self.c["setup"]
@@ -210,21 +223,24 @@ class Net:
     def attention(self, l, x, visible):
         n = f"layer.{l}.attn."
         split = lambda y: y.reshape(B, T, H, -1).transpose(0, 2, 1, 3)
-        q, k, v = (split(self.linear(n + i, x, n + i)) for i in "qkv")
+        if self.c["type"] == "vit":
+            q, k, v = (split(y) for y in np.split(self.linear(n + "qkv", x, n + "qkv"), 3, -1))
+        else:
+            q, k, v = (split(self.linear(n + i, x, n + i)) for i in "qkv")
         s = q @ k.transpose(0, 1, 3, 2) / math.sqrt(D // H)
         show = None if self.c["include_masked_scores"] else np.broadcast_to(visible, s.shape)
         s = self.act(n + "scores", s, "scores", show)
         p = self.act(n + "probs", self.f(s, visible), "probs")
         a = (p @ v).transpose(0, 2, 1, 3)
-        bert = self.c["type"] == "bert"
+        opt = self.c["type"] == "opt"
         context = lambda y: self.act(n + "context", y.reshape(B, T, D), "context").reshape(B, T, H, -1)
-        if not bert:
+        if opt:
             a = context(a)
         if self.c["gate"]:
             xh = x.reshape(B, T, H, -1)
             pi = 1 / (1 + np.exp(-((xh * self.exact[n + "gate.weight"]).sum(-1) + self.exact[n + "gate.bias"])))
             a = pi[..., None] * a
-        if bert:
+        if not opt:
             a = context(a)
         return self.linear(n + "out", a.reshape(B, T, D), n + "out")
 
@@ -271,8 +287,30 @@ class Net:
         logits = x @ table.T
         return self.act("head.logits", logits, "logits") if self.c["setup"] == "all" else logits
 
+    def vit(self, data):
+        x = (data["images"] / 255 - 0.5) / 0.5  # (B,S,S,3)
+        n = SIDE // PATCH
+        x = x.reshape(B, n, PATCH, n, PATCH, 3).transpose(0, 1, 3, 5, 2, 4).reshape(B, n * n, 3 * PATCH * PATCH)
+        x = self.linear("embed.patch", x, "embed.patch")
+        x = np.concatenate([np.broadcast_to(self.exact["embed.class"], (B, 1, D)), x], 1) + self.exact["embed.positions"]
+        x = self.act("embed.sum", x, "embedding")
+        if self.c["pre_norm"]:
+            x = self.norm("embed.ln", x, "embed.ln.out")
+        for l in range(L):
+            n = f"layer.{l}."
+            x = self.act(n + "residual1", x + self.attention(l, self.norm(n + "ln1", x, n + "ln1.out"), np.ones((T, T), bool)), "residual")
+            h = self.norm(n + "ln2", x, n + "ln2.out")
+            h = self.linear(n + "ffn2", self.linear(n + "ffn1", h, n + "ffn1.out", "gelu"), n + "ffn.out")
+            x = self.act(n + "out", x + h, "residual")
+        x = self.norm("final_ln", x, "final_ln.out", "final_norm")[:, 0]
+        whole = self.c["setup"] == "all"
+        w = self.weight("head.weight", "linear") if whole else self.exact["head.weight"]
+        logits = x @ w.T + self.exact["head.bias"]
+        return self.act("head.logits", logits, "logits") if whole else logits
+
     def loss(self, data):
-        logits = getattr(self, self.c["type"])(data).reshape(-1, V)
+        logits = getattr(self, self.c["type"])(data)
+        logits = logits.reshape(-1, logits.shape[-1])
         labels = data["labels"].reshape(-1)
         keep = labels >= 0
         z = logits[keep] - logits[keep].max(-1, keepdims=True)
@@ -281,6 +319,9 @@ class Net:
 
 # ---- data and cases ------------------------------------------------------------------------------------------------------
 def batch(c, number):
+    if c["type"] == "vit":
+        pixels = [hash32(0x89ABCDE * (number + 1) + i) & 255 for i in range(B * SIDE * SIDE * 3)]
+        return {"images": np.array(pixels).reshape(B, SIDE, SIDE, 3), "labels": np.array([hash32(number + 5 * i) % CLASSES for i in range(B)])}
     ids = np.array([hash32(0x1234567 * (number + 1) + i) % (V - 5) + 5 for i in range(B * T)]).reshape(B, T)
     length = np.array([T, T - 3, T, 4]) if c["padded"] else np.full(B, T)
     mask = np.arange(T)[None, :] < length[:, None]
@@ -317,7 +358,14 @@ CASES = [BASE | c for c in [
     dict(type="bert", norm="post", attention="softmax1", gate=True, percentile=99.9, weights=6),
     dict(type="bert", norm="post", padded=True, include_masked_scores=False, attention="softmax1", weight_ranges="mse"),
     dict(type="bert", norm="post", attention="clipped(-.1:1)", activation_ranges="mse", activation_method="symmetric", weights=4),
+    dict(type="vit"),
+    dict(type="vit", attention="softmax1", gate=True, percentile=99.9, setup="all", patch_bias=True, qkv_bias=True),
+    dict(type="vit", attention="clipped(-.1:1)", setup="fp32_head+int16_all_LN", per_channel=True, weights=6, pre_norm=False),
+    dict(type="vit", attention="softmax1", setup="fp32_head+int16_final_LN", activation_ranges="mse", activation_method="symmetric",
+         weight_ranges="mse", weights=4),
 ]]
+IMAGES = dict(patch_bias=False, qkv_bias=False, pre_norm=True)
+CASES = [IMAGES | c if c["type"] == "vit" else c for c in CASES]
 
 
 def try_batches(c, data):
@@ -329,7 +377,7 @@ def try_batches(c, data):
 
 def main():
     out = {"comment": "made by quant_reference.py", "rows": B, "tokens": T, "vocab_size": V, "width": D, "heads": H, "ffn": F,
-           "layers": L, "small": SMALL, "cases": []}
+           "layers": L, "image_size": SIDE, "patch": PATCH, "classes": CLASSES, "small": SMALL, "cases": []}
     for c in CASES:
         exact = Net(c | {"weights": 0, "activations": 0})
         tries = [(try_batches(c, [batch(c, 2 * i + k) for k in range(2)])) for i in range(TRIES)]

@@ -157,6 +157,41 @@ static void mixing_changes_pixels(void **state) {
     assert_in_range(same, 0, 4);
 }
 
+// For calibration: training images in training order, but always the same pixels, and labels instead of targets.
+static void training_images_as_in_evaluation(void **state) {
+    (void)state;
+    enum { ROUNDS = 2 * IMAGES / G + 1 };
+    uint64_t pixels[IMAGES] = {0};
+    int64_t seen = 0, in_file_order = 0;
+    defaults();
+    oht_loader_config cfg = loading(OHT_SPLIT_TRAIN, 4, 0, 1, 2);
+    cfg.as_evaluation = true;
+    cfg.count = ROUNDS;
+    oht_loader *loader;
+    const oht_step_batch *s;
+    assert_int_equal(oht_loader_create(&loader, path, &cfg), OHT_OK);
+    while (oht_loader_next(loader, &s) == OHT_OK && s)
+        for (int64_t m = 0, local = 0; m < s->n_micro; m++) {
+            const oht_batch *b = &s->micro[m];
+            assert_null(b->field[OHT_FIELD_TARGETS].data);
+            assert_int_equal(b->n_labels, b->rows);
+            for (int64_t j = 0; j < b->rows; j++, local++, seen++) {
+                int64_t row = s->row_id[local];
+                uint64_t h = hash(1, oht_batch_u8(b, OHT_FIELD_IMAGES) + j * BYTES, BYTES);
+                assert_in_range(row, 0, IMAGES - 1);
+                assert_int_equal(oht_batch_i32(b, OHT_FIELD_LABELS)[j], row % CLASSES);
+                if (pixels[row]) assert_true(pixels[row] == h);
+                pixels[row] = h;
+                in_file_order += row == seen;
+            }
+        }
+    oht_loader_destroy(loader);
+    assert_int_equal(seen, ROUNDS * G);
+    assert_in_range(in_file_order, 0, 10);
+    for (int i = 0; i < IMAGES; i++)
+        for (int k = 0; k < i; k++) assert_true(pixels[i] && pixels[i] != pixels[k]);
+}
+
 static void refuses(const oht_loader_config *cfg, oht_status code, const char *part) {
     oht_loader *loader;
     assert_int_equal(oht_loader_create(&loader, path, cfg), code);
@@ -183,6 +218,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_for_any_threads_and_ranks),
         cmocka_unit_test(mixing_changes_pixels),
+        cmocka_unit_test(training_images_as_in_evaluation),
         cmocka_unit_test(data_that_do_not_fit),
     };
     return cmocka_run_group_tests_name("image source", tests, make_file, remove_file);

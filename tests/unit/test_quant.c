@@ -200,11 +200,14 @@ static void injected_outliers_are_found(void **state) {
                 assert_true(norm > 2 * norm_before);
                 assert_true(kurtosis > kurtosis_before);
             }
+            printf("%s x %-5g exact %.6f, W%dA8 %.6f, inf norm %8.2f, kurtosis %7.2f\n", site[place], (double)k[size],
+                   t.fp.loss, (int)cfg.quant.weights, r.loss, norm, kurtosis);
             loss_before = r.loss, norm_before = norm, kurtosis_before = kurtosis;
             if (size == 2 && rank_it) {
                 OK(oht_quant_sensitivity(t.q, OHT_QUANT_BY_SITE, 0, &rank, &n));
                 if (strcmp(rank[0].name, site[place]) != 0)
                     fail_msg("first is %s, expected %s", rank[0].name, site[place]);
+                printf("  ranked: %s %+.6f, then %s %+.6f\n", rank[0].name, rank[0].recovered, rank[1].name, rank[1].recovered);
                 assert_true(rank[0].recovered > 3 * fabs(rank[1].recovered));
                 assert_true(r.loss - rank[0].loss == rank[0].recovered);
                 oht_free(rank);
@@ -247,8 +250,7 @@ static void files_hold_what_was_measured(void **state) {
     OK(oht_quant_sensitivity(t.q, OHT_QUANT_BY_KIND, 2, &rank, &n));
     OK(oht_quant_export(t.q, opt_run));
     oht_quant_summary m = {.step = 60,
-                           .fp_loss = t.fp.loss,
-                           .fp_perplexity = t.fp.perplexity,
+                           .fp = &t.fp,
                            .result = &r,
                            .n = 1,
                            .rank = rank,

@@ -65,22 +65,38 @@ static void set_number(oht_config *cfg, const char *key, double value) {
     set(cfg, key, text);
 }
 
+static void set_numbers(oht_config *cfg, const char *const *name, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        char key[64];
+        snprintf(key, sizeof(key), "model.%s", name[i]);
+        set_number(cfg, key, golden_number(golden, name[i]));
+    }
+}
+
 static void configure(oht_config *cfg, const json_t *c) {
     oht_config_defaults(cfg);
-    bool bert = strcmp(golden_string(c, "type"), "bert") == 0;
+    bool bert = strcmp(golden_string(c, "type"), "bert") == 0, vit = strcmp(golden_string(c, "type"), "vit") == 0;
     set(cfg, "model.type", golden_string(c, "type"));
     set(cfg, "model.norm", golden_string(c, "norm"));
     set(cfg, "model.attention", golden_string(c, "attention"));
     set(cfg, "model.gate", json_is_true(golden_get(c, "gate")) ? "conditional_per_token" : "none");
-    static const char *const model[] = {"width", "heads", "ffn", "layers", "vocab_size"};
-    for (size_t i = 0; i < 5; i++) {
-        char key[64];
-        snprintf(key, sizeof(key), "model.%s", model[i]);
-        set_number(cfg, key, golden_number(golden, model[i]));
-    }
+    static const char *const model[] = {"width", "heads", "ffn", "layers"}, *const text[] = {"vocab_size"},
+                            *const images[] = {"image_size", "patch", "classes"},
+                            *const forms[] = {"patch_bias", "qkv_bias", "pre_norm"};
+    set_numbers(cfg, model, 4);
     set_number(cfg, "model.embed_width", golden_number(c, "embed_width"));
-    set_number(cfg, "model.max_tokens", golden_number(golden, "tokens"));
-    set(cfg, "model.layernorm_eps", bert ? "1e-12" : "1e-5");
+    set(cfg, "model.layernorm_eps", bert ? "1e-12" : vit ? "1e-6" : "1e-5");
+    if (vit) {
+        set_numbers(cfg, images, 3);
+        for (size_t i = 0; i < 3; i++) {
+            char key[64];
+            snprintf(key, sizeof(key), "model.%s", forms[i]);
+            set(cfg, key, json_is_true(golden_get(c, forms[i])) ? "true" : "false");
+        }
+    } else {
+        set_numbers(cfg, text, 1);
+        set_number(cfg, "model.max_tokens", golden_number(golden, "tokens"));
+    }
     static const char *const words[] = {"setup", "weight_ranges", "activation_ranges", "activation_method",
                                         "mse_margin"};
     for (size_t i = 0; i < 5; i++) {
@@ -104,7 +120,7 @@ static void configure(oht_config *cfg, const json_t *c) {
 // -----------------------------------------------------------------------------------------------------------
 typedef struct data {
     int32_t *tokens, *labels, *positions;
-    uint8_t *mask;
+    uint8_t *mask, *images;
     size_t n_labels;
     oht_batch batch;
 } data;
@@ -118,6 +134,26 @@ static int32_t *ints(const json_t *node, const char *key, size_t *n) {
     return y;
 }
 
+static uint8_t *bytes(const json_t *node, const char *key, size_t *n) {
+    int32_t *x = ints(node, key, n);
+    uint8_t *y = calloc(*n, 1);
+    assert_non_null(y);
+    for (size_t i = 0; i < *n; i++) y[i] = (uint8_t)x[i];
+    free(x);
+    return y;
+}
+
+static data read_images(const json_t *b) {
+    size_t n, labels;
+    data d = {.batch = {.rows = (int64_t)golden_number(golden, "rows"), .stride = 1}};
+    d.images = bytes(b, "images", &n);
+    d.labels = ints(b, "labels", &labels);
+    d.batch.n_labels = (int64_t)labels;
+    d.batch.field[OHT_FIELD_IMAGES] = (oht_array){d.images, n};
+    d.batch.field[OHT_FIELD_LABELS] = (oht_array){d.labels, labels * sizeof(int32_t)};
+    return d;
+}
+
 static data read_batch(const json_t *b, bool mlm, bool padded) {
     size_t n, labels;
     data d = {.batch = {.rows = (int64_t)golden_number(golden, "rows"), .stride = 1}};
@@ -129,11 +165,7 @@ static data read_batch(const json_t *b, bool mlm, bool padded) {
         d.positions = ints(b, "positions", &labels);
         d.batch.picked = (int64_t)labels;
     }
-    int32_t *mask = ints(b, "mask", &n);
-    d.mask = calloc(n, 1);
-    assert_non_null(d.mask);
-    for (size_t i = 0; i < n; i++) d.mask[i] = (uint8_t)mask[i];
-    free(mask);
+    d.mask = bytes(b, "mask", &n);
     const size_t cells = (size_t)d.batch.rows * (size_t)golden_number(golden, "tokens"), word = sizeof(int32_t);
     d.batch.field[OHT_FIELD_TOKENS] = (oht_array){d.tokens, cells * word};
     d.batch.field[OHT_FIELD_LABELS] = (oht_array){d.labels, d.n_labels * word};
@@ -143,7 +175,7 @@ static data read_batch(const json_t *b, bool mlm, bool padded) {
 }
 
 static void free_batch(data *d) {
-    free(d->tokens), free(d->labels), free(d->positions), free(d->mask);
+    free(d->tokens), free(d->labels), free(d->positions), free(d->mask), free(d->images);
 }
 
 static double forward(oht_run *run, const data *d) {
@@ -241,16 +273,21 @@ static int check_integers(const oht_quant *q, const char *label) {
 static void one_case(const json_t *c, int number) {
     oht_config cfg;
     configure(&cfg, c);
-    bool padded = json_is_true(golden_get(c, "padded")), mlm = cfg.model.type == OHT_MODEL_BERT;
+    bool padded = json_is_true(golden_get(c, "padded")), mlm = cfg.model.type == OHT_MODEL_BERT,
+         vit = cfg.model.type == OHT_MODEL_VIT;
     char label[64];
     snprintf(label, sizeof(label), "case %d", number);
-    oht_data_info text = {.task = mlm ? OHT_TASK_MLM : OHT_TASK_CLM,
+    oht_data_info text = {.task = mlm ? OHT_TASK_MLM : vit ? OHT_TASK_IMAGES : OHT_TASK_CLM,
                           .rows = {8, 8},
+                          .classes = cfg.model.classes,
                           .tokens = cfg.model.max_tokens,
                           .vocab_size = cfg.model.vocab_size,
                           .padded = padded};
     data d[2];
-    for (size_t b = 0; b < 2; b++) d[b] = read_batch(golden_at(golden_get(c, "batches"), b), mlm, padded);
+    for (size_t b = 0; b < 2; b++) {
+        const json_t *from = golden_at(golden_get(c, "batches"), b);
+        d[b] = vit ? read_images(from) : read_batch(from, mlm, padded);
+    }
     cfg.quant.batch = cfg.eval.batch = cfg.eval.micro_batch =
         d[0].batch.rows + 1; // one row more than is used
     oht_session *s;
@@ -280,14 +317,14 @@ static void one_case(const json_t *c, int number) {
         if (cfg.quant.weights == 16 && b == 1) assert_true(fabs(loss / exact[b] - 1.0) < 1e-3);
     }
     int layers = check_integers(q, label);
-    // OPT's context is gated after its quantizer, and the token embedding has none.
-    int expected = 6 * (int)cfg.model.layers -
-                   (!mlm && cfg.model.gate != OHT_GATE_NONE ? (int)cfg.model.layers : 0) +
+    // OPT's context is gated after its quantizer, and the token embedding has none; ViT's q, k, v are one layer.
+    int expected = (vit ? 4 : 6) * (int)cfg.model.layers -
+                   (!mlm && !vit && cfg.model.gate != OHT_GATE_NONE ? (int)cfg.model.layers : 0) +
                    (cfg.model.embed_width != cfg.model.width);
     if (cfg.model.norm == OHT_NORM_PRE || mlm) {
         bool wide = cfg.quant.setup == OHT_QUANT_INT16_ALL_LN; // their 16-bit inputs are no int8
         if (wide) expected = 2 * (int)cfg.model.layers;
-        if (cfg.quant.setup == OHT_QUANT_INT16_FINAL_LN) expected = 6 * (int)cfg.model.layers;
+        if (cfg.quant.setup == OHT_QUANT_INT16_FINAL_LN) expected = (vit ? 4 : 6) * (int)cfg.model.layers;
     }
     assert_int_equal(layers, cfg.quant.integer_check ? expected : 0);
 
@@ -315,7 +352,7 @@ static void one_case(const json_t *c, int number) {
 static void test_reference(void **state) {
     (void)state;
     const json_t *cases = golden_get(golden, "cases");
-    assert_true(json_array_size(cases) >= 13);
+    assert_true(json_array_size(cases) >= 17);
     for (size_t i = 0; i < json_array_size(cases); i++) one_case(golden_at(cases, i), (int)i + 1);
     printf("%zu models: ranges off by at most %.3g steps, noise by %.3g, loss by %.3g\n",
            json_array_size(cases), worst_range, worst_noise, worst_loss);
