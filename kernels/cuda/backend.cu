@@ -135,6 +135,8 @@ static oht_status create(const oht_plugin_host *host, int local_rank, oht_backen
     cuda_loss_entries(be);
     cuda_optimizer_entries(be);
     cuda_layout_entries(be);
+    cuda_statistics_entries(be);
+    cuda_fakequant_entries(be);
     cuda_link_entries(be);
     cuda_precision_entries(be);
     *out = be;

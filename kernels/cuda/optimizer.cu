@@ -8,16 +8,20 @@ struct adamw_constants {
     float b1, b2, c1, c2, decay, eps, scale, lr_hat, v_hat;
 };
 
+// work: NULL, or the new parameters in the type that kernels read
+template <class T>
 __global__ void __launch_bounds__(THREADS)
-    adamw_kernel(float *__restrict__ p, const float *__restrict__ g, float *__restrict__ m,
-                 float *__restrict__ v, int64_t n, adamw_constants o) {
+    adamw_kernel(T *__restrict__ work, float *__restrict__ p, const float *__restrict__ g,
+                 float *__restrict__ m, float *__restrict__ v, int64_t n, adamw_constants o) {
     for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * THREADS) {
         float gi = g[i] * o.scale;
         float mi = o.b1 * m[i] + o.c1 * gi;
         float vi = o.b2 * v[i] + o.c2 * gi * gi;
         m[i] = mi;
         v[i] = vi;
-        p[i] = p[i] * o.decay - o.lr_hat * mi / (sqrtf(vi) * o.v_hat + o.eps);
+        float pi = p[i] * o.decay - o.lr_hat * mi / (sqrtf(vi) * o.v_hat + o.eps);
+        p[i] = pi;
+        if (work) work[i] = from_float<T>(pi);
     }
 }
 
@@ -33,7 +37,10 @@ static void adamw_cuda(oht_backend *be, float *p, const float *g, float *m, floa
                          opt->grad_scale,
                          (float)(opt->lr / (1.0 - pow(opt->beta1, (double)opt->step))),
                          (float)(1.0 / sqrt(1.0 - pow(opt->beta2, (double)opt->step)))};
-    CUDA_LAUNCH(ctx, adamw_kernel, cuda_grid(ctx, n, THREADS), THREADS, 0, p, g, m, v, n, o);
+    oht_dtype type = opt->work ? opt->work_type : OHT_F32;
+    CUDA_BY_TYPE(ctx, type,
+                 CUDA_LAUNCH(ctx, adamw_kernel<T>, cuda_grid(ctx, n, THREADS), THREADS, 0, (T *)opt->work, p,
+                             g, m, v, n, o));
 }
 
 __global__ void __launch_bounds__(THREADS) sumsq_part(double *part, const float *x, int64_t n) {

@@ -133,18 +133,24 @@ static void add_rows_bwd_cuda(oht_backend *be, oht_tensor dtable, oht_tensor dy,
                                  (const T *)cuda_data<T>(dy), B, T_ * C, true));
 }
 
-template <class T> __global__ void add_elements(T *y, const T *x, int64_t n) {
+// y: of x's type, or fp32
+template <class S, class T> __global__ void add_elements(S *y, const T *x, int64_t n) {
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
          i += (int64_t)gridDim.x * blockDim.x)
-        y[i] = from_float<T>(to_float(y[i]) + to_float(x[i]));
+        y[i] = from_float<S>(to_float(y[i]) + to_float(x[i]));
+}
+
+template <class S, class T> static void add_to(cuda_context *ctx, oht_tensor y, oht_tensor x) {
+    int64_t n = oht_tensor_count(y);
+    CUDA_LAUNCH(ctx, (add_elements<S, T>), cuda_grid(ctx, n, THREADS), THREADS, 0, cuda_data<S>(y),
+                (const T *)cuda_data<T>(x), n);
 }
 
 static void add_cuda(oht_backend *be, oht_tensor y, oht_tensor x) {
-    cuda_context *ctx = cuda_of(be);
-    int64_t n = oht_tensor_count(y);
-    CUDA_BY_TYPE(ctx, y.dtype,
-                 CUDA_LAUNCH(ctx, add_elements<T>, cuda_grid(ctx, n, THREADS), THREADS, 0, cuda_data<T>(y),
-                             (const T *)cuda_data<T>(x), n));
+    if (y.dtype == OHT_F32)
+        CUDA_BY_TYPE(cuda_of(be), x.dtype, (add_to<float, T>(cuda_of(be), y, x)));
+    else
+        CUDA_BY_TYPE(cuda_of(be), x.dtype, (add_to<T, T>(cuda_of(be), y, x)));
 }
 
 void cuda_rows_entries(oht_backend *be) {
