@@ -149,3 +149,8 @@ extern "C" __attribute__((visibility("default"))) const oht_plugin *oht_backend_
 extern "C" const oht_plugin *oht_backend_v1(void) {
     return &plugin;
 }
+    cuda_attention_entries(be);
+    cuda_hopfield_entries(be);
+    cuda_gate_entries(be);
+    cuda_layernorm_entries(be);
+    cuda_dropout_entries(be);

@@ -160,5 +160,10 @@ void cuda_loss_entries(
 void cuda_optimizer_entries(oht_backend *be); // optimizer.cu: adamw, sumsq
 void cuda_statistics_entries(oht_backend *be); // statistics.cu: moments, null_mass, gate_mean
 void cuda_fakequant_entries(oht_backend *be); // fakequant.cu: minmax, fake_quantize, quant_error
+void cuda_attention_entries(oht_backend *be); // attention.cu
+void cuda_hopfield_entries(oht_backend *be); // hopfield.cu
+void cuda_gate_entries(oht_backend *be); // gate.cu
+void cuda_layernorm_entries(oht_backend *be); // layernorm.cu
+void cuda_dropout_entries(oht_backend *be); // dropout.cu: dropout_add, dropout_bwd
 void cuda_layout_entries(
     oht_backend *be); // layout.cu: mix_heads, swap_axes, segment, unsegment_*, merge_*, patches
