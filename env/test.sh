@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds the release and sanitizer builds, runs the tests, ends with 'N passed, N failed, N skipped'.
 #   env/test.sh         everything but the long forms
-#   env/test.sh --all   with the long forms: sanitized MPI and end-to-end runs, many kills, thread sanitizer
+#   env/test.sh --all   with the long forms: sanitized MPI and end-to-end runs, many kills, thread sanitizer, the CUDA backend by nvcc,
+#                       its kernels in every order of threads
 # OHT_TEST_DATA names a folder of more real data; tests that want it count as skipped without.
 set -uo pipefail
 source "$(dirname "$0")/common.sh"
@@ -35,10 +36,30 @@ suite() {
     grep -E '^Total Test time' "$log" || { echo "$name: ctest did not run" >&2; tail -n 5 "$log" >&2; failed=$((failed + 1)); }
 }
 
-build "$root/build/release" || exit 1
-build "$root/build/asan" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DOHT_SANITIZE=address,undefined || exit 1
+# The CUDA backend is compiled apart (build_cuda); the others test it emulated.
+build_cuda() {
+    local folder=$root/build/cuda nvcc
+    nvcc=$(command -v nvcc || ls "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" 2>/dev/null)
+    if [ -z "$nvcc" ]; then
+        echo "no nvcc here: the CUDA backend is not compiled"
+        return 0
+    fi
+    rm -rf "$folder" # ptxas reports only what it compiles now
+    mkdir -p "$folder"
+    echo "== CUDA"
+    if ! { cmake -S "$root" -B "$folder" -G Ninja -DOHT_CUDA=ON -DOHT_TESTS=OFF -DCMAKE_CUDA_COMPILER="$nvcc" &&
+           cmake --build "$folder" -j "$jobs" --target ohtrain_cuda; } >"$folder.log" 2>&1; then
+        grep -E -A 5 'error|CMake Error|undefined' "$folder.log" | head -n 40 >&2
+        return 1
+    fi
+    bash "$root/kernels/cuda/resources.sh" "$folder.log"
+}
+
+build "$root/build/release" -DOHT_CUDA=OFF || exit 1
+build "$root/build/asan" -DOHT_CUDA=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo -DOHT_SANITIZE=address,undefined || exit 1
 if [ "$all" -eq 1 ]; then
-    build "$root/build/tsan" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DOHT_SANITIZE=thread || exit 1
+    build "$root/build/tsan" -DOHT_CUDA=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo -DOHT_SANITIZE=thread || exit 1
+    if build_cuda; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
     export OHT_KILLS=${OHT_KILLS:-20}
     suite release "$root/build/release"
     OHT_KILLS=3 suite sanitized "$root/build/asan" -LE long

@@ -139,6 +139,11 @@ static oht_status create(const oht_plugin_host *host, int local_rank, oht_backen
     cuda_fakequant_entries(be);
     cuda_link_entries(be);
     cuda_precision_entries(be);
+    cuda_attention_entries(be);
+    cuda_hopfield_entries(be);
+    cuda_gate_entries(be);
+    cuda_layernorm_entries(be);
+    cuda_dropout_entries(be);
     *out = be;
     return OHT_OK;
 }
@@ -149,8 +154,3 @@ extern "C" __attribute__((visibility("default"))) const oht_plugin *oht_backend_
 extern "C" const oht_plugin *oht_backend_v1(void) {
     return &plugin;
 }
-    cuda_attention_entries(be);
-    cuda_hopfield_entries(be);
-    cuda_gate_entries(be);
-    cuda_layernorm_entries(be);
-    cuda_dropout_entries(be);

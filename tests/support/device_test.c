@@ -25,11 +25,11 @@ oht_backend *dt_backend(void) {
         void *symbol = dlsym(library, "oht_backend_v1");
         memcpy(&entry, &symbol, sizeof(entry));
     }
-    if (!entry || entry()->create(&host, 0, &device) != OHT_OK) {
-        fprintf(stderr, "%s: %s\n", path, entry ? oht_error_last()->text : dlerror());
-        abort();
-    }
-    return device;
+    oht_status status = entry ? entry()->create(&host, 0, &device) : OHT_INTERNAL;
+    if (status == OHT_OK) return device;
+    fprintf(stderr, "%s: %s\n", path, entry ? oht_error_last()->text : dlerror());
+    if (status != OHT_COMM || !getenv("OHT_TEST_GPU")) abort();
+    return NULL; // no GPU
 }
 
 static void *take(size_t bytes) {
