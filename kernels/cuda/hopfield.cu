@@ -99,7 +99,8 @@ __device__ __forceinline__ int head_ld(const hopfield_problem &p) {
 __device__ __forceinline__ const uint16_t *draw_chunk(const hopfield_problem &p, uint16_t *bits, int64_t group, int h, int i0, int rows) {
     if (!p.drop.threshold) return NULL;
     int64_t first = ((group % p.G * p.H + h) * p.L + i0) * p.S;
-    draw_rows(bits, 0, p.drop, (uint32_t)(group / p.G), first, 0, 1, rows * p.S, threadIdx.x, HOPFIELD_THREADS);
+    const int n = (rows * p.S + 7) / 8 * 8; // draw_rows counts whole blocks
+    draw_rows(bits, 0, p.drop, (uint32_t)(group / p.G), first, 0, 1, n, threadIdx.x, HOPFIELD_THREADS);
     return bits + first % 8;
 }
 
