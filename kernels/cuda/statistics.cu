@@ -20,7 +20,8 @@ __device__ __forceinline__ unsigned long long block_max_key(unsigned long long k
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS) moments_rows(oht_moments *out, const T *all, int64_t n) {
+__global__ void __launch_bounds__(THREADS)
+    moments_rows(oht_moments *out, const T *all, int64_t n, double inverse_n) {
     const T *x = all + (int64_t)blockIdx.x * n;
     const unsigned inf = 0x7f800000u;
     float head = to_float(x[0]);
@@ -43,8 +44,9 @@ __global__ void __launch_bounds__(THREADS) moments_rows(oht_moments *out, const 
     s2 = block_sum(s2);
     bad = block_sum(bad);
     key = block_max_key(key);
-    double shift = s1 / (double)n, variance = s2 / (double)n - shift * shift, mean = x0 + shift;
-    double limit = 6.0 * sqrt(variance > 0.0 ? variance : 0.0);
+    double shift = s1 * inverse_n, variance = s2 * inverse_n - shift * shift, mean = x0 + shift;
+    double limit =
+        36.0 * (variance > 0.0 ? variance : 0.0); // of the square: divisions and roots would need a stack
     double m2 = 0.0, m3 = 0.0, m4 = 0.0;
     long long far = 0;
     for (int64_t i = threadIdx.x; i < n; i += THREADS) {
@@ -52,7 +54,7 @@ __global__ void __launch_bounds__(THREADS) moments_rows(oht_moments *out, const 
         m2 += d2;
         m3 += d2 * d;
         m4 += d2 * d2;
-        far += fabs(d) > limit;
+        far += d2 > limit;
     }
     m2 = block_sum(m2);
     m3 = block_sum(m3);
@@ -79,7 +81,7 @@ static void moments(cuda_context *ctx, const T *x, int64_t rows, int64_t n, oht_
     for (int64_t i = 0; n > 0 && i < rows; i += most) {
         int64_t some = cuda_min(most, rows - i);
         CUDA_LAUNCH(ctx, moments_rows<T>, (unsigned)some, THREADS, 0, (oht_moments *)ctx->partial, x + i * n,
-                    n);
+                    n, 1.0 / (double)n);
         if (!cuda_fetch(ctx, ctx->partial, (size_t)some * sizeof(*out))) return; // sync says why
         memcpy((void *)(out + i), ctx->result, (size_t)some * sizeof(*out));
     }
