@@ -1,11 +1,6 @@
 // The attention entries of the table: the problem as the kernels see it, and the storage type.
 #include "cuda/attention_run.h"
 
-static quantizer make_quantizer(const oht_fakequant *q) {
-    quantizer r = {q->step, q->zero, q->low, q->high};
-    return r;
-}
-
 static attention_problem make_problem(oht_tensor qkv, oht_tensor mask, const oht_assoc *as) {
     attention_problem a = {};
     a.B = (int)qkv.dim[0], a.T = (int)qkv.dim[1], a.C = (int)(qkv.dim[2] / 3), a.H = as->heads, a.D = a.C / a.H;

@@ -141,6 +141,7 @@ static oht_status create(const oht_plugin_host *host, int local_rank, oht_backen
     cuda_precision_entries(be);
     cuda_attention_entries(be);
     cuda_hopfield_entries(be);
+    cuda_settle_entries(be);
     cuda_gate_entries(be);
     cuda_layernorm_entries(be);
     cuda_dropout_entries(be);

@@ -162,6 +162,7 @@ void cuda_statistics_entries(oht_backend *be); // statistics.cu: moments, null_m
 void cuda_fakequant_entries(oht_backend *be); // fakequant.cu: minmax, fake_quantize, quant_error
 void cuda_attention_entries(oht_backend *be); // attention.cu
 void cuda_hopfield_entries(oht_backend *be); // hopfield.cu
+void cuda_settle_entries(oht_backend *be); // settle.cu: settle_fwd, settle_bwd
 void cuda_gate_entries(oht_backend *be); // gate.cu
 void cuda_layernorm_entries(oht_backend *be); // layernorm.cu
 void cuda_dropout_entries(oht_backend *be); // dropout.cu: dropout_add, dropout_bwd

@@ -26,6 +26,9 @@ struct hopfield_problem {
     row_function f;
     draws drop;
     const float *a; // raw alpha
+    bool quantize_scores, quantize_probs;
+    quantizer scores_q, probs_q;
+    float *scores; // (groups,H*L,S) before their quantizer, or NULL
 };
 
 // What a block needs: chunks of Q (and dA), of P (and dP), the draws, the patterns.
@@ -55,6 +58,9 @@ static hopfield_problem make_hopfield(oht_tensor q, oht_tensor k, oht_tensor a, 
     p.f = make_row_function(&hf->f);
     p.drop = make_draws(&hf->drop);
     p.a = oht_f32(a);
+    if (hf->quant_scores) p.quantize_scores = true, p.scores_q = make_quantizer(hf->quant_scores);
+    if (hf->quant_probs) p.quantize_probs = true, p.probs_q = make_quantizer(hf->quant_probs);
+    p.scores = oht_f32(hf->scores);
     return p;
 }
 
@@ -130,12 +136,17 @@ __global__ void __launch_bounds__(HOPFIELD_THREADS)
             __syncthreads();
             for (int i = w; i < rows; i += HOPFIELD_THREADS / WARP) {
                 float *s = sp + i * p.ld_s, *keep = probs + ((group * p.H + h) * p.L + i0 + i) * S;
+                for (int j = lane; j < S; j += WARP) { // a lane's own places, as in the row functions
+                    if (p.scores) p.scores[((group * p.H + h) * p.L + i0 + i) * S + j] = s[j];
+                    if (p.quantize_scores) s[j] = quantized(s[j], p.scores_q);
+                }
                 if (p.learns_alpha)
                     warp_entmax_row(s, S, alpha);
                 else
                     warp_association_row(p.f.kind, s, S);
                 for (int j = lane; j < S; j += WARP) {
                     float y = p.f.clipped ? clipped(p.f, s[j]) : s[j];
+                    if (p.quantize_probs) y = quantized(y, p.probs_q);
                     keep[j] = p.keep_base ? s[j] : y;
                     s[j] = drop ? y * kept(p.drop, drop[i * S + j]) : y;
                 }

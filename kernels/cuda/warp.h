@@ -25,6 +25,10 @@ template <> __device__ __forceinline__ float exp_for<float>(float x) {
 struct quantizer {
     float step, zero, low, high;
 };
+static inline quantizer make_quantizer(const oht_fakequant *q) {
+    quantizer r = {q->step, q->zero, q->low, q->high};
+    return r;
+}
 __device__ __forceinline__ float quantized(float x, quantizer q) {
     float code = rintf(x / q.step) + q.zero;
     code = code < q.low ? q.low : code;
