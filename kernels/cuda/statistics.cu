@@ -102,6 +102,16 @@ __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) mean[blockIdx.x] = B * T_ > 0 ? sum / (double)(B * T_) : 0.0;
 }
 
+// p: (groups,H,n), n = L S; the rest of L rows that sum to at most 1
+__global__ void __launch_bounds__(THREADS)
+    null_mass_rows(double *mean, const float *p, int64_t groups, int64_t H, int64_t n, double rows) {
+    double sum = 0.0;
+    for (int64_t i = threadIdx.x; i < groups * n; i += THREADS)
+        sum += (double)p[(i / n * H + blockIdx.x) * n + i % n];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) mean[blockIdx.x] = rows > 0 ? (rows - sum) / rows : 0.0;
+}
+
 __global__ void __launch_bounds__(THREADS)
     gate_mean_heads(double *mean, const float *pi, int64_t N, int64_t H) {
     double sum = 0.0;
@@ -118,8 +128,13 @@ static void fetch_heads(cuda_context *ctx, double *mean_h, int64_t H) {
 static void null_mass_cuda(oht_backend *be, double *mean_h, oht_tensor row) {
     cuda_context *ctx = cuda_of(be);
     int64_t H = row.dim[1];
-    CUDA_LAUNCH(ctx, null_mass_heads, (unsigned)H, THREADS, 0, (double *)ctx->partial,
-                (const float *)oht_f32(row), row.dim[0], H, row.dim[2]);
+    if (row.rank == 4)
+        CUDA_LAUNCH(ctx, null_mass_rows, (unsigned)H, THREADS, 0, (double *)ctx->partial,
+                    (const float *)oht_f32(row), row.dim[0], H, row.dim[2] * row.dim[3],
+                    (double)(row.dim[0] * row.dim[2]));
+    else
+        CUDA_LAUNCH(ctx, null_mass_heads, (unsigned)H, THREADS, 0, (double *)ctx->partial,
+                    (const float *)oht_f32(row), row.dim[0], H, row.dim[2]);
     fetch_heads(ctx, mean_h, H);
 }
 

@@ -378,6 +378,32 @@ static void errors_squared(void **state) {
         near("squared error", sum[GPU], sum[CPU], 1e-12);
         if (i < 2) same("squared error dx", dx);
     }
+    two x = normal(4, 5, 331, 3, 0), y = normal32(5, 5, 331, 3, 0);
+    double sums[2][3] = {{1, 2, 3}, {1, 2, 3}};
+    RUN(forecast_errors, of(x), of(y), sums[side]);
+    for (int i = 0; i < 3; i++) near("forecast errors", sums[GPU][i], sums[CPU][i], 1e-12);
+}
+
+static void converged(void **state) {
+    NEEDS_DEVICE;
+    type = OHT_F32;
+    enum { B = 2, G = 3, H = 4, L = 5, S = 7, C = 12 };
+    oht_tensor moved = kt_normal(2, 1.0f, B, G, H * L, S);
+    two p = both(kt_copy(moved), OHT_F32);
+    for (int64_t i = 0; i < B * G * H; i++) // every third head has come to rest
+        for (int64_t j = 0; j < L * S; j++) oht_f32(moved)[i * L * S + j] += i % 3 == 0 ? 1e-4f : 0.1f;
+    two before = both(moved, OHT_F32);
+    for (int i = 0; i < 3; i++) {
+        two q = normal(3, B, G, L, C), r = normal(4, B, G, L, C), y = target(5, false, type, B, G, L, C);
+        RUN(settle_fwd, of(y), of(q), of(r), of(p), of(before), H, 0.01f);
+        same_to("settle", y, 0.0);
+        const bool add[2] = {i == 1, i == 2};
+        two dy = normal(6, B, G, L, C), dq = i == 2 ? NONE : target(7, add[0], type, B, G, L, C);
+        two dr = target(8, add[1], type, B, G, L, C);
+        RUN(settle_bwd, of(dq), of(dr), of(dy), of(p), of(before), H, 0.01f, add);
+        if (i < 2) same("settle dq", dq);
+        same("settle dr", dr);
+    }
 }
 
 // ---- layout ----
@@ -508,6 +534,9 @@ static void statistics(void **state) {
     double mean[2][5];
     RUN(null_mass, mean[side], of(row));
     for (int h = 0; h < 5; h++) near("null mass", mean[GPU][h], mean[CPU][h], 1e-6);
+    two rows = both(kt_normal(4, 0.1f, 3, 5, 4, 6), OHT_F32);
+    RUN(null_mass, mean[side], of(rows));
+    for (int h = 0; h < 5; h++) near("null mass of rows", mean[GPU][h], mean[CPU][h], 1e-12);
     RUN(gate_mean, mean[side], of(pi));
     for (int h = 0; h < 5; h++) near("gate mean", mean[GPU][h], mean[CPU][h], 1e-12);
 }
@@ -593,12 +622,13 @@ static void every_entry(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(memory),         cmocka_unit_test(linear),       cmocka_unit_test(layernorm),
-        cmocka_unit_test(attention),      cmocka_unit_test(short_rows),   cmocka_unit_test(gates),
-        cmocka_unit_test(tables),         cmocka_unit_test(positions),    cmocka_unit_test(picked),
-        cmocka_unit_test(drops),          cmocka_unit_test(losses),       cmocka_unit_test(hits),
-        cmocka_unit_test(errors_squared), cmocka_unit_test(layout),       cmocka_unit_test(optimizer),
-        cmocka_unit_test(statistics),     cmocka_unit_test(quantization), cmocka_unit_test(every_entry),
+        cmocka_unit_test(memory),         cmocka_unit_test(linear),     cmocka_unit_test(layernorm),
+        cmocka_unit_test(attention),      cmocka_unit_test(short_rows), cmocka_unit_test(gates),
+        cmocka_unit_test(tables),         cmocka_unit_test(positions),  cmocka_unit_test(picked),
+        cmocka_unit_test(drops),          cmocka_unit_test(losses),     cmocka_unit_test(hits),
+        cmocka_unit_test(errors_squared), cmocka_unit_test(converged),  cmocka_unit_test(layout),
+        cmocka_unit_test(optimizer),      cmocka_unit_test(statistics), cmocka_unit_test(quantization),
+        cmocka_unit_test(every_entry),
     };
     return cmocka_run_group_tests(tests, start, end);
 }
