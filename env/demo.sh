@@ -16,7 +16,7 @@ ohtrain=build/release/ohtrain
 $ohtrain --version
 
 step "3/5 data: bundled text -> tokens (datasets/sample/opt.h5)"
-OHTRAIN=$ohtrain bash datasets/make-sample.sh
+OHTRAIN=$ohtrain bash datasets/make-sample.sh text
 
 export OMP_NUM_THREADS=1
 ranks=(mpirun -np 2 --bind-to none)

@@ -174,10 +174,12 @@ typedef struct oht_run_config {
     int64_t checkpoint_every; // steps; 0 = only at the end
     int64_t keep_checkpoints;
     char progress[8];   // auto | bar | lines
+    char log[8];        // info | debug
 } oht_run_config;
 
 typedef struct oht_compat_config {
     bool micro_batch_mean; // loss = mean of micro-batch means, as the reference accumulates
+    bool all_modules; // ViT: evaluations also average over all modules the reference hooks
 } oht_compat_config;
 
 typedef struct oht_config {

@@ -65,6 +65,7 @@ OHT_CHECKED oht_status oht_data_fit(oht_data_info *info, const oht_config *cfg);
 // "text for causal language modelling", and the type of model that learns from it ("opt").
 const char *oht_task_data(oht_task task);
 const char *oht_task_model(oht_task task);
+const char *oht_task_prepare(oht_task task); // word of `ohtrain prepare` that makes its files ("text")
 
 // One array of a micro-batch; NULL: there is none.
 typedef struct oht_array {
@@ -101,6 +102,10 @@ typedef struct oht_step_batch {
     int64_t global_rows; // of all ranks (the last batch of an evaluation or of an epoch may be short)
     const int64_t *row_id; // dataset row of each local sample, for provenance
 } oht_step_batch;
+
+// A number for the samples of this rank's step; the sum over ranks (modulo 2^64) does not depend on their number, on
+// micro-batches or threads. Local.
+uint64_t oht_step_hash(const oht_step_batch *step);
 
 typedef struct oht_loader oht_loader;
 

@@ -86,6 +86,9 @@ void oht_block_end(oht_graph *g);
 // (B,H,T,T).
 void oht_graph_inner_taps(oht_graph *g, bool on);
 bool oht_graph_has_inner_taps(const oht_graph *g);
+// Evaluation graphs only: a ViT also taps what else the reference's all-modules metrics look at (op.h, OHT_MODULES).
+void oht_graph_module_taps(oht_graph *g, bool on);
+bool oht_graph_has_module_taps(const oht_graph *g);
 // Evaluation graphs only: quantization sites (op.h) are recorded from here on.
 enum {
     OHT_SITES = 1,

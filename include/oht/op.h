@@ -93,8 +93,13 @@ enum {
     // Spec stanhop 4: the reference hooks modules, some of which return the same tensor.
     OHT_IN_CLEAN = 16, // in the set without copies and probabilities
     OHT_IS_PROBS = 32, // probabilities of an association
-    OHT_SEEN_TWICE = 64, OHT_SEEN_THRICE = 128 // so often in the averages
+    OHT_SEEN_TWICE = 64, OHT_SEEN_THRICE = 128, // so often in the averages
+    OHT_IN_MLP_MODULES = 1 << 20, // the modules below are named mlp
+    OHT_MODULES_ALONE = 1 << 21 // tapped for them only: in no other list, and not while training
 };
+// Spec transformers 4, ViT: modules of the reference that return this tensor, n <= 15 (all_modules_* of an evaluation).
+#define OHT_MODULES(n) ((n) << 16)
+#define OHT_MODULES_OF(roles) ((roles) >> 16 & 15)
 
 typedef struct oht_tap_info {
     char name[OHT_NODE_NAME]; // "layer.3.ffn.out"

@@ -57,6 +57,9 @@ typedef struct oht_outlier_metrics {
     // probabilities of associations; the set without copies and probabilities; the decoder layers.
     int64_t modules;
     double activation_kurtosis, clean_kurtosis, clean_max_inf_norm, max_kurtosis_layers;
+    // compat.all_modules (ViT): the reference's metrics over every module; all_modules: their number, 0 = not measured.
+    int64_t all_modules;
+    double all_avg_kurtosis, all_max_kurtosis, all_ffn_inf_norm;
 } oht_outlier_metrics;
 void oht_stats_metrics(const oht_stats *s, oht_outlier_metrics *out);
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cmd/bench_data.h"
 #include "oht/cmd.h"
 #include "oht/h5.h"
 #include "oht/log.h"
@@ -38,6 +39,7 @@ typedef struct result {
     double peak_rss_bytes; // the largest of all ranks
     op_row op[MOST_OPS]; // of this rank, one step
     int n_ops;
+    bench_data data; // images
 } result;
 
 // ---- steps ----
@@ -282,6 +284,14 @@ static oht_status measure_gemm(oht_session *s, result *r) {
 }
 
 // ---- result ----
+static void print_data(const oht_session *s, const bench_data *d) {
+    if (d->measured)
+        printf("  %-28s %12.1f images/s on one core\n  %-28s %12.1f %% of a step, data.threads = %lld\n", "decode, augment, mix",
+               d->rate, "waiting for data", 100 * d->waiting, (long long)s->cfg->data.threads);
+    else
+        printf("  %-28s %12s (data.path names no image file)\n", "decode, augment, mix", "-");
+}
+
 static void print_result(const oht_session *s, const result *r) {
     bool series = s->task == OHT_TASK_SERIES;
     const char *what = series ? "windows" : "tokens";
@@ -308,6 +318,7 @@ static void print_result(const oht_session *s, const result *r) {
     printf("  %-28s %12.1f MiB\n", "peak memory of a rank", r->peak_rss_bytes / 1048576.0);
     printf("  %-28s %12.4f s, %.1f %% more\n", "step with statistics", r->observed_s,
            100 * (r->observed_s / r->step_s - 1));
+    if (s->task == OHT_TASK_IMAGES) print_data(s, &r->data);
     printf("\n  %-28s %12s\n", "phase", "seconds");
     for (int i = 0; i < PHASES; i++) printf("  %-28s %12.4f\n", PHASE_NAMES[i], r->phase_s[i]);
     printf("\n  %-28s %12s %12s %12s\n", "operation", "forward s", "backward s", "GFLOP/s");
@@ -350,6 +361,10 @@ static oht_status write_json(const oht_session *s, const result *r, const char *
     set_real(root, "exposed_s", r->exposed_s);
     set_real(root, "peak_rss_bytes", r->peak_rss_bytes);
     set_real(root, "statistics_overhead", r->observed_s / r->step_s - 1);
+    if (r->data.measured) {
+        set_real(root, "data_images_per_s_core", r->data.rate);
+        set_real(root, "data_wait_share", r->data.waiting);
+    }
     for (int i = 0; i < PHASES; i++) set_real(phases, PHASE_NAMES[i], r->phase_s[i]);
     json_object_set_new(root, "phases_s", phases);
     for (int i = 0; i < r->n_ops; i++) {
@@ -380,6 +395,7 @@ static oht_status bench(oht_session *s, int64_t steps, const char *json) {
     OHT_TRY(oht_session_allocate(s));
     OHT_TRY(measure_steps(s, &r));
     OHT_TRY(measure_gemm(s, &r));
+    if (s->task == OHT_TASK_IMAGES) OHT_TRY(bench_images(s, steps, &r.data));
     oht_status status = oht_comm_rank(s->comm) == 0 ? show(s, &r, json) : OHT_OK;
     OHT_TRY(oht_agree(s->comm, status));
     return OHT_OK;
@@ -422,7 +438,9 @@ const oht_command oht_cmd_bench = {
     .run = run,
     .help = "  -c FILE      configuration; without it, the built-in demo. No data file is needed: rows have "
             "data.tokens\n"
-            "               tokens, or model.max_tokens when that is 0; windows model.input rows\n"
+            "               tokens, or model.max_tokens when that is 0; windows model.input rows. Of images, where\n"
+            "               data.path names a file of them, also the rate at which they are prepared and the share of a\n"
+            "               step that waits for them\n"
             "  --steps N    timed steps after one to warm up (default 3)\n"
             "  --json FILE  also write the result as JSON\n"
             "  --quiet      no progress on stderr\n"

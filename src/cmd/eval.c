@@ -71,11 +71,13 @@ static oht_status report(const oht_session *s, const oht_options *opt, const oht
     printf("%s at step %lld: %lld %s samples in %lld batches\n", opt->run, (long long)s->state.step,
            (long long)r->sequences, oht_split_name(r->split), (long long)r->batches);
     if (e->n > 1) snprintf(seeds, sizeof(seeds), " +- deviation over %d seeds", e->n);
-    if (e->on) printf("  %-20s %-14s %s%s\n", "", "exact", eval_quant_name(&s->cfg->quant, name), seeds);
+    if (e->on) printf("  %-24s %-14s %s%s\n", "", "exact", eval_quant_name(&s->cfg->quant, name), seeds);
     for (int i = 0; i < n; i++) {
-        printf(e->on ? "  %-20s %-14.6g" : "  %-20s %.6g", m[i].name, m[i].value);
-        if (e->on) printf(" %.6g", e->mean[i].value);
-        if (e->n > 1) printf(" +- %.2g", e->deviation[i]);
+        // The last ones, of compat.all_modules, belong to the exact model alone.
+        bool quantized = e->on && e->mean[i].name && strcmp(e->mean[i].name, m[i].name) == 0;
+        printf(e->on ? "  %-24s %-14.6g" : "  %-24s %.6g", m[i].name, m[i].value);
+        if (quantized) printf(" %.6g", e->mean[i].value);
+        if (quantized && e->n > 1) printf(" +- %.2g", e->deviation[i]);
         putchar('\n');
     }
     if (e->on) eval_quant_print(e);

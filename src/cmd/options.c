@@ -7,7 +7,9 @@
 
 #include "config/table.h"
 #include "oht/cmd.h"
+#include "oht/data.h"
 #include "oht/log.h"
+#include "oht/model.h"
 #include "train/rundir.h"
 
 typedef struct option_row {
@@ -165,6 +167,9 @@ oht_status oht_options_data(const oht_config *cfg) {
                  "data.path: %s: %s\nfix: make the sample data, in the source folder: bash "
                  "datasets/make-sample.sh",
                  cfg->data.path, why);
-    OHT_FAIL(OHT_IO, "data.path: %s: %s\nfix: make it with ohtrain prepare text -o %s ..., or set data.path",
-             cfg->data.path, why, cfg->data.path);
+    if (strcmp(cfg->data.path, "datasets/sample/images.h5") == 0)
+        OHT_FAIL(OHT_IO, "data.path: %s: %s\nfix: make the sample pictures, in the source folder: bash datasets/make-sample.sh images",
+                 cfg->data.path, why);
+    OHT_FAIL(OHT_IO, "data.path: %s: %s\nfix: make it with ohtrain prepare %s -o %s ..., or set data.path", cfg->data.path,
+             why, oht_task_prepare(oht_model_task(&cfg->model)), cfg->data.path);
 }

@@ -44,6 +44,7 @@ static const struct {
     {"data.smoothing", IMAGES},
     {"data.threads", IMAGES},
     {"eval.mask_seed", TEXT},
+    {"compat.all_modules", IMAGES},
 };
 
 static oht_status check_unread(const oht_config *cfg) {

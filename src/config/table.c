@@ -29,6 +29,7 @@ static const char *const RESUMES[] = {"auto", "never", "must", NULL};
 static const char *const PRECISIONS[] = {"auto", "fp32", "tf32", "bf16", "fp16", NULL};
 static const char *const DEVICES[] = {"auto", "cpu", "cuda", NULL};
 static const char *const PROGRESSES[] = {"auto", "bar", "lines", NULL};
+static const char *const LOGS[] = {"info", "debug", NULL};
 
 #define MEMBER_SIZE(type, field) sizeof(((type *)0)->field)
 #define PLACE(section, field)                                                                                \
@@ -288,10 +289,15 @@ static const oht_key KEYS[] = {
     {INT(run, keep_checkpoints, "2", 1, 1000000), .may_change = true, .help = "newest checkpoints to keep"},
     {CHOICE(run, progress, "auto", PROGRESSES), .may_change = true,
      .help = "progress bar on a terminal and lines elsewhere (auto), or always one of them"},
+    {CHOICE(run, log, "info", LOGS), .may_change = true,
+     .help = "debug: also a hash of each step's samples, the same for any number of ranks and loader threads"},
 
     {BOOL(compat, micro_batch_mean, "false"),
      .help = "loss = mean of micro-batch means, as gradient accumulation in the reference; results then "
              "depend on train.micro_batch and the number of ranks"},
+    {BOOL(compat, all_modules, "false"), .may_change = true,
+     .help = "evaluations of a ViT also average over every module that the published script hooks, containers and "
+             "identities included"},
 };
 
 const oht_key *oht_keys(int *n) {

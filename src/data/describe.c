@@ -16,12 +16,12 @@ static const struct {
 };
 
 static const struct {
-    const char *data, *model;
+    const char *data, *model, *prepare;
 } TASKS[] = {
-    [OHT_TASK_CLM] = {"text for causal language modelling", "opt"},
-    [OHT_TASK_MLM] = {"text for masked language modelling", "bert"},
-    [OHT_TASK_IMAGES] = {"images", "vit"},
-    [OHT_TASK_SERIES] = {"time series", "stanhop"},
+    [OHT_TASK_CLM] = {"text for causal language modelling", "opt", "text"},
+    [OHT_TASK_MLM] = {"text for masked language modelling", "bert", "text"},
+    [OHT_TASK_IMAGES] = {"images", "vit", "images"},
+    [OHT_TASK_SERIES] = {"time series", "stanhop", "series"},
 };
 
 const char *oht_split_name(oht_split split) {
@@ -35,6 +35,10 @@ const char *oht_task_data(oht_task task) {
 
 const char *oht_task_model(oht_task task) {
     return TASKS[task].model;
+}
+
+const char *oht_task_prepare(oht_task task) {
+    return TASKS[task].prepare;
 }
 
 static oht_status read_format(const char *path, char *out, size_t size) {
@@ -54,7 +58,7 @@ oht_status oht_data_describe(oht_data_info *out, const char *path) {
         if (strcmp(format, FORMATS[i].format) == 0) return FORMATS[i].describe(out, path);
     OHT_FAIL(OHT_DATA,
              "%s: not a data file of ohtrain: attribute format is %s, expected " OHT_TEXT_FORMAT ", " OHT_IMAGES_FORMAT
-             " or " OHT_SERIES_FORMAT "\nfix: prepare the file again with `ohtrain prepare`",
+             " or " OHT_SERIES_FORMAT "\nfix: prepare it with `ohtrain prepare text`, `images` or `series`",
              path, format);
 }
 

@@ -73,6 +73,12 @@ oht_dtype oht_storage(const oht_graph *g) {
 void oht_graph_inner_taps(oht_graph *g, bool on) {
     g->inner_taps = on;
 }
+void oht_graph_module_taps(oht_graph *g, bool on) {
+    g->module_taps = on;
+}
+bool oht_graph_has_module_taps(const oht_graph *g) {
+    return g->module_taps && g->mode == OHT_EVAL;
+}
 bool oht_graph_has_inner_taps(const oht_graph *g) {
     return g->inner_taps && g->mode == OHT_EVAL;
 }

@@ -65,7 +65,7 @@ struct oht_graph {
 
     char scope[OHT_NODE_NAME];
     int n_blocks;
-    bool block_open, inner_taps;
+    bool block_open, inner_taps, module_taps;
     uint32_t n_sites;
 
     graph_value *value;

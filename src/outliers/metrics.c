@@ -35,6 +35,11 @@ int oht_eval_metrics(const oht_eval_result *r, oht_metric out[OHT_METRICS]) {
         out[n++] = (oht_metric){"clean_kurtosis", r->outliers.clean_kurtosis};
         out[n++] = (oht_metric){"clean_max_inf_norm", r->outliers.clean_max_inf_norm};
     }
+    if (r->outliers.all_modules > 0) {
+        out[n++] = (oht_metric){"all_modules_kurtosis", r->outliers.all_avg_kurtosis};
+        out[n++] = (oht_metric){"all_modules_max_kurtosis", r->outliers.all_max_kurtosis};
+        out[n++] = (oht_metric){"all_modules_ffn_inf_norm", r->outliers.all_ffn_inf_norm};
+    }
     return n;
 }
 

@@ -11,6 +11,8 @@
 //   /quant/N       one quantized evaluation, written by src/quant/file.c
 //   /eval/N        one evaluation: metrics, step, sequences, split, result (1: of the whole run), params_step (whose parameters)
 //                  as attributes, tap (E) and (E) statistics (evaluation may watch more taps), layer, head, null_mass, gate_mean
+//   /eval/N/modules  with compat.all_modules: tap (M) and (M) statistics of all tensors that modules of the reference
+//                    return, times: how many modules return it
 //
 // Floats are float32: infinity norms are exact in it, and a long report stays small.
 #include <errno.h>
@@ -29,7 +31,8 @@ static const char *const FORMAT = "ohtrain-outliers";
 
 struct oht_report {
     oht_h5 *file;
-    int taps, layers, heads;
+    int taps, layers, heads; // taps: those of training
+    size_t row; // room in the buffers below
     bool null_mass, gate;
     int64_t activations, attention, curve, quantizability; // rows
     int64_t evaluations, evaluated; // their number, step of the last
@@ -457,26 +460,77 @@ static oht_status write_metrics(oht_report *r, const char *group, int64_t step, 
     return OHT_OK;
 }
 
-oht_status oht_report_eval(oht_report *r, int64_t step, const oht_eval_result *result, const oht_stats *s) {
-    char group[NAME], path[NAME + 32];
-    const oht_tap_info *info;
-    const oht_tap_stats *stats;
+// The taps with (`modules`: that return a module's tensor) or without those recorded for the modules alone, in front; how many.
+static int choose(bool modules, oht_tap_info *info, oht_tap_stats *stats, int n) {
+    int k = 0;
+    for (int i = 0; i < n; i++) {
+        if (modules ? !OHT_MODULES_OF(info[i].roles) : info[i].roles & OHT_MODULES_ALONE) continue;
+        info[k] = info[i];
+        stats[k++] = stats[i];
+    }
+    return k;
+}
+
+static oht_status write_taps(oht_report *r, const char *group, const oht_tap_info *info, const oht_tap_stats *stats, int n) {
     static const char *const axis[] = {"tap"};
-    int taps = oht_stats_taps(s, &info, &stats);
-    OHT_TRY(reserve_row(r, taps));
-    snprintf(group, sizeof(group), "/eval/%lld", (long long)r->evaluations);
-    OHT_TRY(write_metrics(r, group, step, result));
-    OHT_TRY(make_taps(r, group, info, taps));
+    char path[NAME];
+    OHT_TRY(make_taps(r, group, info, n));
     for (int c = 0; c < PER_TAP; c++) {
-        OHT_TRY(make(r, group, per_tap[c].name, per_tap[c].type, 1, (const int64_t[]){taps}, axis, false,
+        OHT_TRY(make(r, group, per_tap[c].name, per_tap[c].type, 1, (const int64_t[]){n}, axis, false,
                      per_tap[c].meaning));
         snprintf(path, sizeof(path), "%s/%s", group, per_tap[c].name);
-        OHT_TRY(oht_h5_write(r->file, path, 0, taps, per_tap[c].type, column(r, c, stats, taps)));
+        OHT_TRY(oht_h5_write(r->file, path, 0, n, per_tap[c].type, column(r, c, stats, n)));
     }
+    return OHT_OK;
+}
+
+// What compat.all_modules averages: /eval/N/modules.
+static oht_status write_modules(oht_report *r, const char *eval, oht_tap_info *info, oht_tap_stats *stats, int n) {
+    static const char *const axis[] = {"tap"};
+    char group[NAME], path[NAME];
+    snprintf(group, sizeof(group), "%.60s/modules", eval);
+    snprintf(path, sizeof(path), "%.80s/times", group);
+    n = choose(true, info, stats, n);
+    OHT_TRY(write_taps(r, group, info, stats, n));
+    OHT_TRY(make(r, group, "times", OHT_H5_I32, 1, (const int64_t[]){n}, axis, false,
+                 "modules of the reference that return this tensor"));
+    for (int k = 0; k < n; k++) r->i32[k] = OHT_MODULES_OF(info[k].roles);
+    return oht_h5_write(r->file, path, 0, n, OHT_H5_I32, r->i32);
+}
+
+static oht_status write_eval(oht_report *r, const char *group, int64_t step, const oht_eval_result *result,
+                             const oht_stats *s, oht_tap_info *info, oht_tap_stats *stats, int n) {
+    const oht_tap_info *all;
+    const oht_tap_stats *all_stats;
+    oht_stats_taps(s, &all, &all_stats);
+    memcpy(info, all, (size_t)n * sizeof(*info));
+    memcpy(stats, all_stats, (size_t)n * sizeof(*stats));
+    int plain = choose(false, info, stats, n);
+    OHT_TRY(reserve_row(r, n));
+    OHT_TRY(write_metrics(r, group, step, result));
+    OHT_TRY(write_taps(r, group, info, stats, plain));
     if (r->null_mass || r->gate) {
         OHT_TRY(make_heads(r, group, false));
         OHT_TRY(write_attention(r, group, s, -1));
     }
+    if (result->outliers.all_modules == 0) return OHT_OK;
+    memcpy(info, all, (size_t)n * sizeof(*info));
+    memcpy(stats, all_stats, (size_t)n * sizeof(*stats));
+    return write_modules(r, group, info, stats, n);
+}
+
+oht_status oht_report_eval(oht_report *r, int64_t step, const oht_eval_result *result, const oht_stats *s) {
+    char group[NAME];
+    int n = oht_stats_taps(s, NULL, NULL);
+    oht_tap_info *info = NULL;
+    oht_tap_stats *stats = NULL;
+    snprintf(group, sizeof(group), "/eval/%lld", (long long)r->evaluations);
+    oht_status status = OHT_ALLOC(&info, (size_t)n, "taps of an evaluation");
+    if (status == OHT_OK) status = OHT_ALLOC(&stats, (size_t)n, "taps of an evaluation");
+    if (status == OHT_OK) status = write_eval(r, group, step, result, s, info, stats, n);
+    oht_free(info);
+    oht_free(stats);
+    OHT_TRY(status);
     r->evaluations++;
     r->evaluated = step;
     r->dirty = true;

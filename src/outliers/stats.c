@@ -40,6 +40,7 @@ struct oht_stats {
     double *head_row; // (H)
     double *null_mass, *gate_mean; // (L,H), after reduction
     bool has_null_mass, has_gate, count_inf, count_kurtosis;
+    bool all_modules; // the taps are complete in the reference's sense
     const int64_t *row_id;
     double seconds;
 };
@@ -82,6 +83,7 @@ oht_status oht_stats_create(oht_stats **out, const oht_graph *g, int heads) {
     s->heads = heads;
     s->tokens = oht_graph_tokens(g);
     s->count_inf = s->count_kurtosis = true;
+    s->all_modules = oht_graph_has_module_taps(g);
     s->row_capacity = oht_graph_rows(g) * s->tokens;
     size_t n = (size_t)s->n_all;
     OHT_TRY_GOTO(status, OHT_ALLOC(&s->place, n, "statistics"), fail);
@@ -377,7 +379,7 @@ static double mean(average a) {
 void oht_stats_metrics(const oht_stats *s, oht_outlier_metrics *out) {
     *out = (oht_outlier_metrics){0};
     const oht_tap_stats *t = taps_of(s->block);
-    average all = {0}, activations = {0}, clean = {0};
+    average all = {0}, activations = {0}, clean = {0}, modules = {0};
     for (int i = 0; i < s->n_moments; i++) {
         int roles = s->info[i].roles, times = roles & OHT_SEEN_TWICE ? 2 : roles & OHT_SEEN_THRICE ? 3 : 1;
         double inf = t[i].inf_sum / (double)t[i].inf_rows,
@@ -388,6 +390,12 @@ void oht_stats_metrics(const oht_stats *s, oht_outlier_metrics *out) {
         if (roles & OHT_IN_LAYER_INF) take_max(&out->max_kurtosis_layers, kurtosis);
         if (roles & OHT_IN_CLEAN) take_max(&out->clean_max_inf_norm, inf);
         if (roles & OHT_IN_CLEAN) count(&clean, kurtosis, 1);
+        if (s->all_modules) {
+            int named = OHT_MODULES_OF(roles);
+            count(&modules, kurtosis, named);
+            if (named > 0) take_max(&out->all_max_kurtosis, kurtosis);
+            if (roles & OHT_IN_MLP_MODULES) take_max(&out->all_ffn_inf_norm, inf);
+        }
         if (!(roles & OHT_IN_KURTOSIS)) continue;
         take_max(&out->max_kurtosis, kurtosis);
         count(&all, kurtosis, times);
@@ -397,4 +405,6 @@ void oht_stats_metrics(const oht_stats *s, oht_outlier_metrics *out) {
     out->activation_kurtosis = mean(activations);
     out->clean_kurtosis = mean(clean);
     out->modules = all.n;
+    out->all_modules = modules.n;
+    out->all_avg_kurtosis = mean(modules);
 }

@@ -277,6 +277,17 @@ static oht_status quantizability(trainer *t, int64_t step) {
     return OHT_OK;
 }
 
+// run.log = debug: what this step saw, on all ranks together. Sums of doubles are exact in pieces of 16 bits.
+static oht_status log_data(trainer *t, int64_t step, const oht_step_batch *batch) {
+    uint64_t mine = oht_step_hash(batch), sum = 0;
+    double piece[4];
+    for (int i = 0; i < 4; i++) piece[i] = (double)(mine >> 16 * i & 0xffff);
+    OHT_TRY(oht_sum_f64(t->comm, piece, 4));
+    for (int i = 0; i < 4; i++) sum += (uint64_t)piece[i] << 16 * i;
+    oht_log("step %lld: data %016llx", (long long)step, (unsigned long long)sum);
+    return OHT_OK;
+}
+
 static oht_status one_step(trainer *t) {
     oht_session *s = t->s;
     const oht_config *cfg = t->cfg;
@@ -293,6 +304,7 @@ static oht_status one_step(trainer *t) {
         oht_log("step %lld: a gradient is not finite under the loss scale %g: no update, the next scale is %g (%lld skipped "
                 "so far)",
                 (long long)step, r.loss_scale, s->state.loss_scale, (long long)s->state.skipped);
+    if (strcmp(cfg->run.log, "debug") == 0) OHT_TRY(log_data(t, step, batch));
     if (observe) {
         OHT_TRY(oht_stats_reduce(s->train_stats, t->comm));
         if (t->root) note(t, oht_report_append(t->report, step, s->train_stats));

@@ -38,10 +38,10 @@ static oht_status check_data(const oht_session *s) {
     const oht_data_info *d = &s->data;
     if (d->task != s->task)
         OHT_FAIL(OHT_DATA,
-                 "%s holds %s, but model.type = %s learns from %s\nfix: prepare data of that kind, or set "
-                 "model.type = %s",
+                 "%s holds %s, but model.type = %s learns from %s\nfix: prepare data of that kind with "
+                 "`ohtrain prepare %s`, or set model.type = %s",
                  cfg->data.path, oht_task_data(d->task), oht_model_type_name(cfg->model.type),
-                 oht_task_data(s->task), oht_task_model(d->task));
+                 oht_task_data(s->task), oht_task_prepare(s->task), oht_task_model(d->task));
     if (s->task == OHT_TASK_CLM || s->task == OHT_TASK_MLM) OHT_TRY(check_text(cfg, d));
     if (s->task == OHT_TASK_IMAGES && d->classes > cfg->model.classes)
         OHT_FAIL(OHT_DATA, "%s has %lld classes, but model.classes = %lld\nfix: model.classes=%lld", cfg->data.path,
@@ -149,6 +149,7 @@ static oht_status record(oht_session *s, oht_graph **out, oht_mode mode, int64_t
     bool recompute = mode == OHT_TRAIN && s->cfg->train.recompute;
     OHT_TRY(oht_graph_create(out, s->be, s->params, mode, rows, s->tokens));
     oht_graph_storage(*out, s->storage);
+    oht_graph_module_taps(*out, s->cfg->compat.all_modules);
     OHT_TRY(oht_model_record(s->model, *out, s->data.padded, recompute, &loss));
     OHT_TRY(oht_plan(*out, mode == OHT_TRAIN ? loss : OHT_NONE));
     return OHT_OK;

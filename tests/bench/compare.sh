@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# ohtrain against PyTorch eager (newest release) on the same cores, alternating in one run: tokens/s, peak memory, and the
-# share of this machine's SGEMM rate. Installs PyTorch into build/peer; nothing else in the project needs it.
-#   tests/bench/compare.sh [opt] [bert] [stanhop]      THREADS=2 ROUNDS=2 STEPS=3 PEER_PYTHON=/path/to/python
+# ohtrain against PyTorch eager (newest release) on the same cores, alternating in one run: tokens/s (vit: images/s,
+# stanhop: windows/s), peak memory, and the share of this machine's SGEMM rate. Installs PyTorch into build/peer; nothing else in the project needs it.
+#   tests/bench/compare.sh [opt] [bert] [vit] [stanhop]      THREADS=2 ROUNDS=2 STEPS=3 PEER_PYTHON=/path/to/python OHTRAIN=/path/to/ohtrain
+#   RUN="chrt -f 10" starts both so, for a machine that does other things meanwhile; OUT=folder for the JSON files
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source env/common.sh
@@ -11,28 +12,34 @@ if [ ! -x "$python" ]; then
     python3 -m venv build/peer
     build/peer/bin/pip install -q torch numpy
 fi
-[ -x build/release/ohtrain ] || build build/release
-out=build/compare
+ohtrain=${OHTRAIN:-build/release/ohtrain}
+[ -x "$ohtrain" ] || build build/release
+run=${RUN:-}
+out=${OUT:-build/compare}
 mkdir -p "$out"
 models=("$@")
-[ ${#models[@]} -gt 0 ] || models=(opt bert)
+[ ${#models[@]} -gt 0 ] || models=(opt bert vit)
 
 export OMP_NUM_THREADS=$threads
 for model in "${models[@]}"; do
     if [ "$model" = stanhop ]; then # batch 32; windows instead of tokens
         for ((round = 0; round < rounds; round++)); do
-            build/release/ohtrain bench -c jobs/stanhop-etth1-24.yaml --steps "$steps" --json "$out/$model-$round.json" --quiet \
+            $run "$ohtrain" bench -c jobs/stanhop-etth1-24.yaml --steps "$steps" --json "$out/$model-$round.json" --quiet \
                 train.global_batch=32 >/dev/null
-            "$python" tests/bench/peer_stanhop.py --steps "$steps" --threads "$threads" --json "$out/$model-peer-$round.json" >/dev/null
+            $run "$python" tests/bench/peer_stanhop.py --steps "$steps" --threads "$threads" --json "$out/$model-peer-$round.json" >/dev/null
         done
         continue
     fi
-    job=jobs/opt-125m.yaml tokens=512
-    if [ "$model" = bert ]; then job=jobs/bert-base.yaml tokens=128; fi
+    case $model in
+        opt) job=jobs/opt-125m.yaml batch=4 keys=(data.tokens=512) ;;
+        bert) job=jobs/bert-base.yaml batch=4 keys=(data.tokens=128) ;;
+        vit) job=jobs/vit-s16.yaml batch=16 keys=(data.path=none) ;;
+        *) echo "compare.sh: unknown model $model: opt, bert, vit, stanhop" >&2; exit 2 ;;
+    esac
     for ((round = 0; round < rounds; round++)); do
-        build/release/ohtrain bench -c $job --steps "$steps" --json "$out/$model-$round.json" --quiet \
-            model.attention=softmax1 data.tokens=$tokens train.micro_batch=4 train.global_batch=4 >/dev/null
-        "$python" tests/bench/peer_pytorch.py --model "$model" --steps "$steps" --threads "$threads" \
+        $run "$ohtrain" bench -c $job --steps "$steps" --json "$out/$model-$round.json" --quiet \
+            model.attention=softmax1 "${keys[@]}" train.micro_batch=$batch train.global_batch=$batch >/dev/null
+        $run "$python" tests/bench/peer_pytorch.py --model "$model" --steps "$steps" --threads "$threads" --batch $batch \
             --json "$out/$model-peer-$round.json" >/dev/null
     done
 done
@@ -44,7 +51,7 @@ for m in models:
     peer = [json.load(open(f"{out}/{m}-peer-{r}.json")) for r in range(rounds)]
     med = lambda runs, key: statistics.median(r[key] for r in runs)
     n = peer[0]["parameters"]
-    what = "windows" if m == "stanhop" else "tokens"
+    what = {"vit": "images", "stanhop": "windows"}.get(m, "tokens")
     rate = f"{what}_per_s"
     print(f"{m}: ohtrain {med(ours, rate):.4g} {what}/s, {peer[0]['peer']} {med(peer, rate):.4g}: "
           f"{med(ours, rate) / med(peer, rate):.2f} times")

@@ -2,9 +2,10 @@
 """PyTorch eager peer of `ohtrain bench`: the same model, batch and loss, attention written as the OutEffHop reference
 writes it (softmax_1 from elementwise operations, dropout on, default AdamW, clipping by global norm).
 
-    peer_pytorch.py --model opt|bert [--batch 4] [--steps 3] [--threads 2] [--json FILE]
+    peer_pytorch.py --model opt|bert|vit [--batch 4] [--steps 3] [--threads 2] [--json FILE]
 
-Prints step seconds (median), tokens/s and peak resident memory beyond 16 bytes a parameter. Dev-only: needs torch.
+Prints step seconds (median), tokens/s (vit: and images/s) and peak resident memory beyond 16 bytes a parameter. Dev-only: needs
+torch.
 """
 import argparse
 import json
@@ -96,9 +97,48 @@ class BERT(nn.Module):
         return F.cross_entropy(logits.view(-1, self.V), labels.view(-1), ignore_index=-100)
 
 
+class ViT(nn.Module):
+    """ViT-S/16 as the outlier papers train it: LayerNorm before the blocks, q, k, v in one matrix without bias; soft targets."""
+    S, P, CLASSES = 224, 16, 1000
+    T = (S // P) ** 2 + 1
+
+    class Block(nn.Module):
+        def __init__(self, d, heads, ffn):
+            super().__init__()
+            self.h = heads
+            self.ln1, self.ln2 = nn.LayerNorm(d, 1e-6), nn.LayerNorm(d, 1e-6)
+            self.qkv, self.proj = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d)
+            self.fc1, self.fc2 = nn.Linear(d, ffn), nn.Linear(ffn, d)
+
+        def forward(self, x):
+            B, T, d = x.shape
+            q, k, v = self.qkv(self.ln1(x)).reshape(B, T, 3, self.h, d // self.h).permute(2, 0, 3, 1, 4)
+            p = softmax_1(q @ k.transpose(-2, -1) * (d // self.h) ** -0.5)
+            x = x + self.proj((p @ v).transpose(1, 2).reshape(B, T, d))
+            return x + self.fc2(F.gelu(self.fc1(self.ln2(x))))
+
+    def __init__(self, d=384, L=12, heads=6, ffn=1536):
+        super().__init__()
+        self.patch = nn.Conv2d(3, d, self.P, self.P, bias=False)
+        self.cls, self.pos = nn.Parameter(torch.zeros(1, 1, d)), nn.Parameter(torch.zeros(1, self.T, d))
+        self.blocks = nn.ModuleList(self.Block(d, heads, ffn) for _ in range(L))
+        self.pre, self.ln, self.head = nn.LayerNorm(d, 1e-6), nn.LayerNorm(d, 1e-6), nn.Linear(d, self.CLASSES)
+
+    def batch(self, n):
+        return torch.randint(0, 256, (n, 3, self.S, self.S)) / 127.5 - 1, F.one_hot(torch.randint(0, self.CLASSES, (n,)), self.CLASSES).float()
+
+    def forward(self, data):
+        images, targets = data
+        x = self.patch(images).flatten(2).transpose(1, 2)
+        x = self.pre(torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.pos)
+        for b in self.blocks:
+            x = b(x)
+        return -(targets * torch.log_softmax(self.head(self.ln(x)[:, 0]), -1)).sum(-1).mean()
+
+
 def main():
     ap = argparse.ArgumentParser()
-    ap.add_argument("--model", choices=["opt", "bert"], required=True)
+    ap.add_argument("--model", choices=["opt", "bert", "vit"], required=True)
     ap.add_argument("--batch", type=int, default=4)
     ap.add_argument("--steps", type=int, default=3)
     ap.add_argument("--threads", type=int, default=2)
@@ -106,29 +146,33 @@ def main():
     a = ap.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
-    model = (OPT if a.model == "opt" else BERT)().train()
+    model = {"opt": OPT, "bert": BERT, "vit": ViT}[a.model]().train()
     for m in model.modules():
         if isinstance(m, (nn.Linear, nn.Embedding)):
             nn.init.normal_(m.weight, std=0.02)
     opt = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
     n = sum(p.numel() for p in model.parameters())
-    ids = torch.randint(0, model.V, (a.batch, model.T))
+    vit = a.model == "vit"
+    data = model.batch(a.batch) if vit else torch.randint(0, model.V, (a.batch, model.T))
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - 4 * n  # libraries, without the parameters
     seconds = []
     for step in range(a.steps + 1):
         t0 = time.perf_counter()
         opt.zero_grad()
-        loss = model(ids)
+        loss = model(data)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if not vit:
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         opt.step()
         if step > 0:
             seconds.append(time.perf_counter() - t0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     s = statistics.median(seconds)
     out = {"peer": f"pytorch {torch.__version__} eager", "model": a.model, "parameters": n, "step_s": s,
-           "tokens_per_s": ids.numel() / s, "peak_rss_bytes": peak, "library_bytes": base,
+           "tokens_per_s": a.batch * model.T / s, "peak_rss_bytes": peak, "library_bytes": base,
            "beyond_16_bytes_a_parameter": peak - 16 * n, "loss": loss.item()}
+    if vit:
+        out["images_per_s"] = a.batch / s
     print(json.dumps(out, indent=1))
     if a.json:
         json.dump(out, open(a.json, "w"))

@@ -16,6 +16,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 torch.set_default_dtype(torch.float64)
 B, T, V, FFN = 3, 9, 29, 20
@@ -271,6 +272,120 @@ class Model:
         return -(data["targets"] * torch.log_softmax(self.logits, -1)).sum(-1).mean()
 
 
+# ---- all modules of a ViT, as the published evaluation hooks them ------------------------------------------------------
+# The module tree of the published model (timm's, with its attention class): names and what each returns are all that counts.
+class PatchEmbed(nn.Module):
+    def __init__(self, m):
+        super().__init__()
+        bias = m.p.get("embed.patch.bias")
+        self.proj = nn.Conv2d(3, m.c["width"], PATCH, PATCH, bias=bias is not None)
+        self.proj.weight = nn.Parameter(m.p["embed.patch.weight"].detach().view(-1, 3, PATCH, PATCH))
+        if bias is not None:
+            self.proj.bias = nn.Parameter(bias.detach())
+        self.norm = nn.Identity()
+
+    def forward(self, x):
+        return self.norm(self.proj(x).flatten(2).transpose(1, 2))
+
+
+def module_of(m, name):
+    """A layer with the parameters of that name."""
+    w, b = m.p[name + ".weight"].detach(), m.p.get(name + ".bias")
+    if w.dim() == 1:
+        layer = nn.LayerNorm(len(w), m.eps)
+    else:
+        layer = nn.Linear(w.shape[1], w.shape[0], bias=b is not None)
+    layer.weight = nn.Parameter(w)
+    if b is not None:
+        layer.bias = nn.Parameter(b.detach())
+    return layer
+
+
+class HookedAttention(nn.Module):
+    def __init__(self, m, l):
+        super().__init__()
+        self.m, self.l, n, b = [m], l, f"layer.{l}.attn.", None
+        w = torch.cat([m.p[n + x + ".weight"].detach() for x in "qkv"])
+        if n + "q.bias" in m.p:
+            b = torch.cat([m.p[n + x + ".bias"].detach() for x in "qkv"])
+        self.qkv = nn.Linear(w.shape[1], w.shape[0], bias=b is not None)
+        self.qkv.weight = nn.Parameter(w)
+        if b is not None:
+            self.qkv.bias = nn.Parameter(b)
+        self.q_norm, self.k_norm, self.attn_drop = nn.Identity(), nn.Identity(), nn.Dropout(0.0)
+        self.proj, self.proj_drop = module_of(m, n + "out"), nn.Dropout(0.0)
+
+    def forward(self, x):
+        m, (B, N, C) = self.m[0], x.shape
+        q, k, v = self.qkv(x).reshape(B, N, 3, m.c["heads"], -1).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)
+        s = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        p = rows(s, torch.ones(N, N, dtype=torch.bool), m.c["assoc"])
+        a = (p @ v).transpose(1, 2)
+        if m.c["gate"] != "none":
+            scale = 1 / m.c["gate_init"] if m.c["gate_fine_tuning"] and m.c["gate"] != "unconditional_per_head" else 1.0
+            a = scale * m.gate(x, self.l)[0] * a
+        return self.proj_drop(self.proj(a.reshape(B, N, C)))
+
+
+class Mlp(nn.Module):
+    def __init__(self, m, l):
+        super().__init__()
+        self.fc1, self.act, self.drop1, self.norm = module_of(m, f"layer.{l}.ffn1"), nn.GELU(), nn.Dropout(0.0), nn.Identity()
+        self.fc2, self.drop2 = module_of(m, f"layer.{l}.ffn2"), nn.Dropout(0.0)
+
+    def forward(self, x):
+        return self.drop2(self.fc2(self.norm(self.drop1(self.act(self.fc1(x))))))
+
+
+class HookedBlock(nn.Module):
+    def __init__(self, m, l):
+        super().__init__()
+        self.norm1, self.attn = module_of(m, f"layer.{l}.ln1"), HookedAttention(m, l)
+        self.norm2, self.mlp = module_of(m, f"layer.{l}.ln2"), Mlp(m, l)
+        self.ls1, self.drop_path1, self.ls2, self.drop_path2 = (nn.Identity() for _ in range(4))
+
+    def forward(self, x):
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+class Hooked(nn.Module):
+    def __init__(self, m):
+        super().__init__()
+        self.m, self.patch_embed, self.blocks = [m], PatchEmbed(m), nn.Sequential(*(HookedBlock(m, l) for l in range(2)))
+        self.pos_drop, self.patch_drop, self.fc_norm, self.head_drop = nn.Dropout(0.0), nn.Identity(), nn.Identity(), nn.Dropout(0.0)
+        self.norm_pre = module_of(m, "embed.ln") if m.c["pre_norm"] else nn.Identity()
+        self.norm, self.head = module_of(m, "final_ln"), module_of(m, "head")
+
+    def forward(self, x):
+        m = self.m[0]
+        x = self.patch_embed((x / 255 - 0.5) / 0.5)
+        x = torch.cat([m.p["embed.class"].detach().expand(len(x), 1, -1), x], 1) + m.p["embed.positions"].detach()
+        x = self.norm(self.blocks(self.norm_pre(self.patch_drop(self.pos_drop(x)))))
+        return self.head(self.head_drop(self.fc_norm(x[:, 0])))
+
+
+def kurtosis(x):
+    d = x - x.mean(1, keepdim=True)
+    return d.pow(4).mean(1) / (x.std(1).pow(4) + 1e-6)  # unbiased
+
+
+def all_modules(m, data):
+    hooked, seen = Hooked(m).eval(), {}
+    for name, module in hooked.named_modules():
+        module.register_forward_hook(lambda mod, i, out, name=name: seen.__setitem__(name, out.detach().flatten(1)))
+    with torch.no_grad():
+        logits = hooked(data["images"])
+    assert (logits - m.logits).abs().max() < 1e-10
+    seen = {n: x for n, x in seen.items() if "attn_drop" not in n}
+    assert len(seen) == 12 + 2 * 20, len(seen)
+    k = {n: kurtosis(x).mean().item() for n, x in seen.items()}
+    inf = {n: x.abs().amax(1).mean().item() for n, x in seen.items()}
+    return {"n": len(seen), "kurtosis": sum(k.values()) / len(k), "max_kurtosis": max(k.values()),
+            "ffn_inf_norm": max(v for n, v in inf.items() if "mlp" in n)}
+
+
 # ---- cases -----------------------------------------------------------------------------------------------------------
 ASSOC = {
     "vanilla": {"kind": "softmax"},
@@ -383,7 +498,7 @@ def main():
             labels = data["targets"].argmax(1)
             rank = (model.logits > model.logits.gather(1, labels[:, None])).sum(1)
             head |= {"eval_loss": F.cross_entropy(model.logits, labels).item(), "labels": labels.tolist(),
-                     "top1": int((rank < 1).sum()), "top5": int((rank < 5).sum())}
+                     "top1": int((rank < 1).sum()), "top5": int((rank < 5).sum()), "modules": all_modules(model, data)}
         # A padded OPT row's taps depend on what is done at the pads, which no loss sees.
         taps = [] if c["padded"] and c["type"] == "opt" else model.taps
         head["taps"] = [

@@ -142,6 +142,54 @@ static void same_for_any_threads_and_ranks(void **state) {
     }
 }
 
+// The number that run.log = debug prints: a sum over ranks that only the data decide.
+static void debug_hashes(int64_t micro, int size, int threads, uint64_t out[STEPS]) {
+    memset(out, 0, sizeof(uint64_t) * STEPS);
+    for (int rank = 0; rank < size; rank++) {
+        oht_loader_config cfg = loading(OHT_SPLIT_TRAIN, micro, rank, size, threads);
+        oht_loader *loader;
+        const oht_step_batch *s;
+        if (oht_loader_create(&loader, path, &cfg) != OHT_OK) fail_msg("%s", oht_error_last()->text);
+        while (oht_loader_next(loader, &s) == OHT_OK && s) out[s->index] += oht_step_hash(s);
+        oht_loader_destroy(loader);
+    }
+}
+
+static void debug_hash_is_of_the_data_alone(void **state) {
+    (void)state;
+    uint64_t one[STEPS], other[STEPS];
+    defaults();
+    debug_hashes(100, 1, 1, one);
+    const int runs[][3] = {{3, 1, 4}, {5, 2, 1}, {2, 3, 2}, {1, 4, 3}, {4, 16, 2}}; // micro-batch, ranks, threads
+    for (size_t r = 0; r < sizeof(runs) / sizeof(*runs); r++) {
+        debug_hashes(runs[r][0], runs[r][1], runs[r][2], other);
+        assert_memory_equal(one, other, sizeof(one));
+    }
+    for (int i = 0; i < STEPS; i++)
+        for (int k = 0; k < i; k++) assert_true(one[i] != one[k]);
+    config.data.smoothing = 0.2; // the same pixels, other targets
+    debug_hashes(100, 1, 1, other);
+    for (int i = 0; i < STEPS; i++) assert_true(one[i] != other[i]);
+
+    // One bit of one pixel, one target, or two samples in each other's place.
+    uint8_t pixels[2][6] = {{1, 2, 3, 4, 5, 6}, {9, 9, 9, 9, 9, 8}};
+    float targets[2][2] = {{0, 1}, {1, 0}};
+    oht_batch b = {.rows = 2, .sample0 = 4, .stride = 3};
+    b.field[OHT_FIELD_IMAGES] = (oht_array){pixels, sizeof(pixels)};
+    b.field[OHT_FIELD_TARGETS] = (oht_array){targets, sizeof(targets)};
+    const oht_step_batch step = {.n_micro = 1, .micro = &b};
+    uint64_t was = oht_step_hash(&step);
+    assert_true(was == oht_step_hash(&step));
+    pixels[1][5] ^= 1;
+    assert_true(was != oht_step_hash(&step));
+    pixels[1][5] ^= 1;
+    targets[0][0] = 0x1p-20f;
+    assert_true(was != oht_step_hash(&step));
+    targets[0][0] = 0;
+    b.sample0 = 7, b.stride = (uint32_t)-3; // samples 7 and 4
+    assert_true(was != oht_step_hash(&step));
+}
+
 // Without augmentation or mixing two epochs show the same images in another order; with mixing they differ.
 static void mixing_changes_pixels(void **state) {
     (void)state;
@@ -217,6 +265,7 @@ static void data_that_do_not_fit(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_for_any_threads_and_ranks),
+        cmocka_unit_test(debug_hash_is_of_the_data_alone),
         cmocka_unit_test(mixing_changes_pixels),
         cmocka_unit_test(training_images_as_in_evaluation),
         cmocka_unit_test(data_that_do_not_fit),

@@ -400,12 +400,80 @@ static void adamw(void **state) {
     free(g);
 }
 
+// ---- image classifier ----
+// The soft cross-entropy of mixed labels, alone and as the second of three rows whose others are far from it.
+static void soft_cross_entropy(void **state) {
+    const json_t *g = golden_get(*state, "mixup_soft_ce");
+    size_t n;
+    double *logits = golden_doubles(g, "logits", &n), *target = golden_doubles(g, "target", NULL),
+           *want = golden_doubles(g, "dlogits", NULL), loss = golden_number(g, "loss");
+    oht_backend *be = kt_backend();
+    assert_int_equal(n, 4);
+    for (int scaled = 0; scaled < 3; scaled++) {
+        const float scale = (float[]){0.0f, 1.0f, -0.125f}[scaled];
+        oht_tensor x = kt_from(logits, 1, 4, 0, 0), t = kt_from(target, 1, 4, 0, 0);
+        double sum = 5.0; // adds
+        be->soft_cross_entropy(be, x, t, scale, &sum);
+        assert_true(fabs(sum - 5.0 - loss) <= 1e-7);
+        for (int j = 0; j < 4; j++) {
+            double expected = scaled ? (double)scale * want[j] : logits[j]; // without a scale logits stay
+            assert_true(fabs((double)oht_f32(x)[j] - expected) <= 1e-7);
+        }
+    }
+    double all[12], soft[12] = {0, 1, 0, 0, 0, 0, 0, 0, 0.5, 0, 0, 0.5};
+    for (int j = 0; j < 4; j++) {
+        all[j] = j == 1 ? 1e4 : -1e4; // exp would overflow
+        all[4 + j] = logits[j];
+        all[8 + j] = -5e4;
+        soft[4 + j] = target[j];
+    }
+    oht_tensor x = kt_from(all, 3, 4, 0, 0), t = kt_from(soft, 3, 4, 0, 0);
+    double sum = 0;
+    be->soft_cross_entropy(be, x, t, 2.0f, &sum);
+    assert_true(fabs(sum - loss - log(4.0)) <= 1e-6);
+    for (int j = 0; j < 4; j++) {
+        assert_true(oht_f32(x)[j] == 0.0f);
+        assert_true(fabs((double)oht_f32(x)[4 + j] - 2 * want[j]) <= 2e-7);
+        assert_true(fabs((double)oht_f32(x)[8 + j] - 2 * (0.25 - soft[8 + j])) <= 1e-6);
+    }
+    free(logits);
+    free(target);
+    free(want);
+}
+
+// The label's place among the logits: the first on ties, and NaN never counts as behind it.
+static void top_hits(void **state) {
+    (void)state;
+    oht_backend *be = kt_backend();
+    double all[5][7] = {{1, 2, 3, 4, 5, 6, 7}, {7, 6, 5, 4, 3, 2, 1}, {1, 1, 1, 1, 1, 1, 1}, {0, 0, 0, 0, 9, 9, 0}, {1, 2, 3, 4, 5, 6, 7}};
+    const int place[7][5] = {{6, 0, 0, 2, 6}, {5, 1, 1, 3, 5}, {4, 2, 2, 4, 4}, {3, 3, 3, 5, 3},
+                             {2, 4, 4, 0, 2}, {1, 5, 5, 1, 1}, {0, 6, 6, 6, 0}}; // [label][row]
+    for (int label = 0; label < 7; label++)
+        for (int row = 0; row < 5; row++) {
+            oht_tensor x = kt_from(all[row], 1, 7, 0, 0), l = kt_ints(&(int32_t){label}, 1);
+            int64_t hits[2] = {10, 20}; // adds
+            be->top_hits(be, x, l, hits);
+            assert_int_equal(hits[0] - 10, place[label][row] < 1);
+            assert_int_equal(hits[1] - 20, place[label][row] < 5);
+        }
+    oht_tensor x = kt_from(all[0], 1, 7, 0, 0), l = kt_ints(&(int32_t){6}, 1);
+    for (int bad = 0; bad < 7; bad++) {
+        int64_t hits[2] = {0, 0};
+        oht_f32(x)[bad] = NAN; // as many NaN as bad + 1, the label's own last
+        be->top_hits(be, x, l, hits);
+        assert_int_equal(hits[0], 0);
+        assert_int_equal(hits[1], bad + 1 < 5);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(row_functions, reset), cmocka_unit_test_teardown(full_attention, reset),
         cmocka_unit_test_teardown(gates, reset),         cmocka_unit_test_teardown(moments, reset),
         cmocka_unit_test_teardown(gelu, reset),          cmocka_unit_test_teardown(layernorm, reset),
         cmocka_unit_test_teardown(adamw, reset),
+        cmocka_unit_test_teardown(soft_cross_entropy, reset),
+        cmocka_unit_test_teardown(top_hits, reset),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

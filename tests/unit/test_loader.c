@@ -585,6 +585,30 @@ static int remove_folder(void **state) {
     return system(command);
 }
 
+// Masked positions are packed by micro-batch and rank; the hash of a step does not see that.
+static void step_hash_ignores_ranks_and_micro_batches(void **state) {
+    (void)state;
+    for (int mlm = 0; mlm < 2; mlm++) {
+        oht_text_info info = plain;
+        info.mlm = mlm;
+        const char *path = good_file("hash.h5", &info);
+        uint64_t sum[3][60] = {{0}};
+        const int how[3][2] = {{1, 14}, {3, 2}, {4, 1}}; // ranks, micro-batch
+        for (int k = 0; k < 3; k++)
+            for (int rank = 0; rank < how[k][0]; rank++) {
+                oht_loader_config cfg = config(&info, OHT_SPLIT_TRAIN, 14, how[k][1], rank, how[k][0]);
+                oht_loader *loader;
+                const oht_step_batch *s;
+                assert_int_equal(oht_loader_create(&loader, path, &cfg), OHT_OK);
+                while (oht_loader_next(loader, &s) == OHT_OK && s) sum[k][s->index] += oht_step_hash(s);
+                oht_loader_destroy(loader);
+            }
+        assert_memory_equal(sum[0], sum[1], sizeof(sum[0]));
+        assert_memory_equal(sum[0], sum[2], sizeof(sum[0]));
+        for (int i = 1; i < 60; i++) assert_true(sum[0][i] != sum[0][i - 1]);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_ranks_any_micro_batch),
@@ -601,6 +625,7 @@ int main(void) {
         cmocka_unit_test(truncated_empty_or_foreign),
         cmocka_unit_test(flipped_bytes),
         cmocka_unit_test(attributes_that_lie),
+        cmocka_unit_test(step_hash_ignores_ranks_and_micro_batches),
     };
     return cmocka_run_group_tests_name("loader", tests, make_folder, remove_folder);
 }

@@ -16,6 +16,7 @@
 #include "oht/memory.h"
 #include "oht/model.h"
 #include "oht/op.h"
+#include "oht/outliers.h"
 
 enum { CAPACITY = 4, MAX_TAPS = 64 }; // one row more than the batches have
 
@@ -227,6 +228,58 @@ static double execute(oht_backend *be, const oht_model *m, oht_mode mode, const 
     return result;
 }
 
+static double worst_grad, worst_loss, worst_tap; // for the record
+
+static void near_loss(double value, double expected, const char *label, const char *how) {
+    const double off = fabs(value - expected) / expected;
+    if (!(off <= 1e-6)) fail_msg("%s: loss %s %.9g, expected %.9g", label, how, value, expected);
+    worst_loss = fmax(worst_loss, off);
+}
+
+// The evaluation with the taps of compat.all_modules: the published metrics over every module, and the clean ones beside
+// them, which stay what they are without those taps.
+static void compare_modules(oht_backend *be, const oht_model *m, const json_t *c, const input *in, float *param, const char *label) {
+    const json_t *want = golden_get(c, "modules");
+    oht_outlier_metrics got[2];
+    for (int all = 0; all < 2; all++) {
+        oht_graph *g;
+        oht_value loss;
+        oht_stats *s;
+        oht_run *run;
+        void *arena;
+        ok(oht_graph_create(&g, be, oht_model_params(m), OHT_EVAL, CAPACITY, in->tokens_per_row), label);
+        oht_graph_module_taps(g, all);
+        ok(oht_model_record(m, g, false, false, &loss), label);
+        ok(oht_plan(g, OHT_NONE), label);
+        ok(be->alloc(be, &arena, oht_plan_bytes(g), "arena"), label);
+        ok(oht_run_create(&run, g, arena, param, NULL), label);
+        ok(oht_stats_create(&s, g, 3), label);
+        oht_run_poison(run, true);
+        run->rows = in->rows;
+        run->observer = oht_stats_observer(s);
+        oht_run_feed(run, OHT_FIELD_IMAGES, in->images, in->images_n);
+        oht_run_feed(run, OHT_FIELD_LABELS, in->labels, in->labels_size * sizeof *in->labels);
+        oht_run_forward(run);
+        near_loss(run->loss_sum / (double)in->labels_n, golden_number(c, "eval_loss"), label, "with all modules tapped");
+        oht_stats_metrics(s, &got[all]);
+        oht_stats_destroy(s);
+        oht_run_destroy(run);
+        be->free(be, arena);
+        oht_graph_destroy(g);
+    }
+    assert_int_equal(got[0].all_modules, 0);
+    assert_int_equal(got[1].all_modules, (int64_t)golden_number(want, "n"));
+    const double pair[3][2] = {{got[1].all_avg_kurtosis, golden_number(want, "kurtosis")},
+                               {got[1].all_max_kurtosis, golden_number(want, "max_kurtosis")},
+                               {got[1].all_ffn_inf_norm, golden_number(want, "ffn_inf_norm")}};
+    for (int i = 0; i < 3; i++)
+        if (!(fabs(pair[i][0] / pair[i][1] - 1) <= 1e-5))
+            fail_msg("%s: all modules, number %d: %.9g, expected %.9g", label, i, pair[i][0], pair[i][1]);
+    assert_true(got[0].avg_kurtosis == got[1].avg_kurtosis && got[0].max_kurtosis == got[1].max_kurtosis);
+    assert_true(got[0].max_inf_norm == got[1].max_inf_norm && got[0].max_ffn_inf_norm == got[1].max_ffn_inf_norm);
+    assert_true(got[0].avg_kurtosis != got[1].all_avg_kurtosis);
+}
+
 static double distance(const float *a, const double *b, size_t n, double *norm) {
     double d = 0, r = 0;
     for (size_t i = 0; i < n; i++) {
@@ -236,8 +289,6 @@ static double distance(const float *a, const double *b, size_t n, double *norm) 
     *norm = sqrt(r);
     return sqrt(d);
 }
-
-static double worst_grad, worst_loss, worst_tap; // for the record
 
 static void compare_gradients(const json_t *c, const oht_params *params, const float *grad,
                               const char *label) {
@@ -288,12 +339,6 @@ static void compare_taps(const json_t *c, const seen *s, const char *label) {
     if ((size_t)s->n != n) fail_msg("%s: %d taps, the reference has %zu", label, s->n, n);
 }
 
-static void near_loss(double value, double expected, const char *label, const char *how) {
-    const double off = fabs(value - expected) / expected;
-    if (!(off <= 1e-6)) fail_msg("%s: loss %s %.9g, expected %.9g", label, how, value, expected);
-    worst_loss = fmax(worst_loss, off);
-}
-
 static void one_case(oht_backend *be, const json_t *c) {
     const oht_model_config cfg = config(c);
     const bool padded = json_is_true(golden_get(c, "padded"));
@@ -325,6 +370,7 @@ static void one_case(oht_backend *be, const json_t *c) {
     if (image) {
         assert_true(hits[0] == golden_number(c, "top1"));
         assert_true(hits[1] == golden_number(c, "top5"));
+        compare_modules(be, m, c, &in, param, label);
     }
     compare_taps(c, &eval, label);
     near_loss(execute(be, m, OHT_TRAIN, &in, padded, true, param, again, &train, NULL), expected, label,

@@ -105,6 +105,7 @@ static const int32_t TOKENS_[4 * T] = {1, 4, 1, 0, 6, 4, 2, 2, 5, 3, 0, 1};
 static const int32_t LABELS_[4 * T] = {4, 1, -1, 6, 4, -1, 0, 5, -1, 3, 2, -1};
 static const uint8_t MASK_[4 * T] = {1, 1, 0, 1, 0, 1, 1, 1, 1, 0, 1, 1};
 static const int32_t POSITIONS_[PICKED] = {5, 0, 3, 2};
+static const float TARGETS_[B * V] = {.5f, 0, .25f, 0, 0, .25f, 0, 0, .125f, 0, 0, .875f, 0, 0}; // (B,V), rows sum to 1
 
 static void feed(net *n, int64_t first, int64_t rows) {
     n->run->rows = rows;
@@ -115,6 +116,7 @@ static void feed(net *n, int64_t first, int64_t rows) {
     int64_t n_labels = labels.id >= 0 && oht_value_rows(n->g, labels) == OHT_ROWS_PICKED ? PICKED : rows * T;
     oht_run_feed(n->run, OHT_FIELD_LABELS, LABELS_ + first * T, (size_t)n_labels * sizeof(int32_t));
     oht_run_feed(n->run, OHT_FIELD_POSITIONS, POSITIONS_, sizeof(POSITIONS_));
+    if (rows <= B) oht_run_feed(n->run, OHT_FIELD_TARGETS, TARGETS_, (size_t)(rows * V) * sizeof(float));
 }
 
 // After recording: plan, memory, parameters (the same for every graph with the same table).
@@ -208,6 +210,19 @@ static oht_value rec_gather(oht_graph *g, const oht_value *v, const recipe *r) {
 }
 static oht_value rec_lm_head(oht_graph *g, const oht_value *v, const recipe *r) {
     return oht_lm_head(g, v[0], v[1], r->n_params > 2 ? v[2] : OHT_NONE, input(g, OHT_FIELD_LABELS));
+}
+static oht_value rec_prepend(oht_graph *g, const oht_value *v, const recipe *r) {
+    (void)r;
+    return oht_prepend(g, v[0], v[1]);
+}
+static oht_value rec_first(oht_graph *g, const oht_value *v, const recipe *r) {
+    (void)r;
+    return oht_first(g, v[0]);
+}
+static oht_value rec_class_head(oht_graph *g, const oht_value *v, const recipe *r) {
+    const int64_t dim[] = {oht_graph_rows(g), V};
+    oht_value targets = oht_input(g, OHT_FIELD_TARGETS, OHT_F32, OHT_ROWS_BATCH, 2, dim);
+    return oht_class_head(g, oht_first(g, v[0]), v[1], r->n_params > 2 ? v[2] : OHT_NONE, targets);
 }
 // Tied: the table embeds and predicts.
 static oht_value rec_tied(oht_graph *g, const oht_value *v, const recipe *r) {
@@ -384,6 +399,18 @@ static const recipe RECIPE[] = {
      .is_loss = true},
     {.name = "lm_head with bias",
      .record = rec_lm_head,
+     .n_params = 3,
+     .param = {ACTIVATION, {2, {V, C}}, {1, {V}}},
+     .is_loss = true},
+    {.name = "prepend", .record = rec_prepend, .n_params = 2, .param = {ACTIVATION, {2, {1, C}}}},
+    {.name = "first", .record = rec_first, .n_params = 1, .param = {ACTIVATION}},
+    {.name = "class_head",
+     .record = rec_class_head,
+     .n_params = 2,
+     .param = {ACTIVATION, {2, {V, C}}},
+     .is_loss = true},
+    {.name = "class_head with bias",
+     .record = rec_class_head,
      .n_params = 3,
      .param = {ACTIVATION, {2, {V, C}}, {1, {V}}},
      .is_loss = true},
@@ -862,7 +889,7 @@ static void flops_by_hand(void **state) {
 // Values of many shapes to misuse.
 typedef struct shelf {
     oht_graph *g;
-    oht_value x, x2, wide, vector, matrix, tokens, labels, mask, index;
+    oht_value x, x2, wide, vector, matrix, tokens, labels, mask, index, row, images, picture, targets;
 } shelf;
 
 static void misuse(void (*record)(const shelf *s), const char *words) {
@@ -873,6 +900,8 @@ static void misuse(void (*record)(const shelf *s), const char *words) {
     add_param(params, 1, (int64_t[]){C});
     add_param(params, 2, (int64_t[]){M, C});
     add_param(params, 3, (int64_t[]){B, T, C});
+    add_param(params, 2, (int64_t[]){1, C});
+    add_param(params, 4, (int64_t[]){B, 4, 4, 3});
     assert_int_equal(oht_params_layout(params), OHT_OK);
     shelf s;
     assert_int_equal(oht_graph_create(&s.g, be, params, OHT_TRAIN, B, T), OHT_OK);
@@ -885,6 +914,10 @@ static void misuse(void (*record)(const shelf *s), const char *words) {
     s.labels = input(s.g, OHT_FIELD_LABELS);
     s.mask = input(s.g, OHT_FIELD_MASK);
     s.index = input(s.g, OHT_FIELD_POSITIONS);
+    s.row = oht_parameter(s.g, 5);
+    s.picture = source(s.g, oht_parameter(s.g, 6), OHT_ROWS_BATCH);
+    s.images = oht_input(s.g, OHT_FIELD_IMAGES, OHT_U8, OHT_ROWS_BATCH, 4, (int64_t[]){B, 4, 6, 3});
+    s.targets = oht_input(s.g, OHT_FIELD_TARGETS, OHT_F32, OHT_ROWS_BATCH, 2, (int64_t[]){B, M});
     oht_scope(s.g, "layer.7.attn");
     record(&s);
     assert_int_equal(oht_plan(s.g, OHT_NONE), OHT_INTERNAL);
@@ -927,9 +960,43 @@ MISUSE(bad_index, oht_gather(s->g, s->x, s->tokens))
 MISUSE(bad_labels, oht_lm_head(s->g, s->x, s->matrix, OHT_NONE, s->index))
 MISUSE(bad_head, oht_lm_head(s->g, s->wide, s->matrix, OHT_NONE, s->labels))
 MISUSE(bad_head_bias, oht_lm_head(s->g, s->x, s->matrix, s->vector, s->labels))
+MISUSE(oblong_images, oht_patches(s->g, s->images, 2))
+MISUSE(float_images, oht_patches(s->g, s->picture, 2))
+MISUSE(no_images, oht_patches(s->g, OHT_NONE, 2))
+MISUSE(bad_patch, oht_patches(s->g, s->images, 0))
+MISUSE(bad_class_token, oht_prepend(s->g, s->x, s->matrix))
+MISUSE(wide_class_token, oht_prepend(s->g, s->wide, s->row))
+MISUSE(flat_prepend, oht_prepend(s->g, s->matrix, s->row))
+MISUSE(token_prepend, oht_prepend(s->g, s->tokens, s->row))
+MISUSE(flat_first, oht_first(s->g, s->matrix))
+MISUSE(token_first, oht_first(s->g, s->tokens))
+MISUSE(deep_class_head, oht_class_head(s->g, s->x, s->matrix, OHT_NONE, s->targets))
+MISUSE(wide_class_head, oht_class_head(s->g, oht_first(s->g, s->wide), s->matrix, OHT_NONE, s->targets))
+MISUSE(class_head_bias, oht_class_head(s->g, oht_first(s->g, s->x), s->matrix, s->vector, s->targets))
+MISUSE(class_head_labels, oht_class_head(s->g, oht_first(s->g, s->x), s->matrix, OHT_NONE, s->labels))
+MISUSE(class_head_nothing, oht_class_head(s->g, oht_first(s->g, s->x), s->matrix, OHT_NONE, OHT_NONE))
+MISUSE(class_head_wide_targets, oht_class_head(s->g, oht_first(s->g, s->x), s->row, OHT_NONE, s->targets))
+MISUSE(class_head_other_rows, oht_class_head(s->g, oht_first(s->g, s->x2), s->matrix, OHT_NONE, s->targets))
 
 static void wrong_shapes_are_named(void **state) {
     (void)state;
+    misuse(oblong_images, "patches: images (2,4,6,3) must be (B,S,S,3) u8, S a multiple of 2");
+    misuse(float_images, "patches: images (2,4,4,3)");
+    misuse(no_images, "patches: images (none)");
+    misuse(bad_patch, "S a multiple of 0");
+    misuse(bad_class_token, "prepend: x (2,3,8) must be (B,N,C), row (5,8) (1,C)");
+    misuse(wide_class_token, "prepend: x (2,3,25)");
+    misuse(flat_prepend, "prepend: x (5,8)");
+    misuse(token_prepend, "prepend: x (2,3)");
+    misuse(flat_first, "first: x (5,8) must be (B,T,C)");
+    misuse(token_first, "first: x (2,3)");
+    misuse(deep_class_head, "class_head: x (2,3,8) must be (B,C), w (5,8)");
+    misuse(wide_class_head, "class_head: x (2,25)");
+    misuse(class_head_bias, "class_head: bias (8) must be (5)");
+    misuse(class_head_labels, "class_head: targets (2,3) must be (B,V) f32, one for each row of x (2,8)");
+    misuse(class_head_nothing, "class_head: targets (none)");
+    misuse(class_head_wide_targets, "class_head: targets (2,5)");
+    misuse(class_head_other_rows, "class_head: targets (2,5)");
     misuse(bad_tokens, "embedding: tokens (2,3,8)");
     misuse(bad_padding, "embedding: padding id 5 of a table of 5 rows");
     misuse(bad_table, "add_rows: x (2,3,25) must be (B,T,C), table (5,8)");

@@ -529,6 +529,79 @@ static void assert_python_reads_it(int64_t last) {
         assert_int_equal(how, 0);
 }
 
+// compat.all_modules: evaluation taps more than training does; they go into a group of their own.
+static void modules_have_their_own_group(void **state) {
+    (void)state;
+    static const tap_spec more[] = {{"embed.patches", OHT_TAP_SEQUENCE, OHT_MODULES_ALONE | OHT_MODULES(3), -1},
+                                    {"layer.0.out", OHT_TAP_SEQUENCE, OHT_IN_INF | OHT_IN_KURTOSIS | OHT_MODULES(1), 0},
+                                    {"layer.0.ffn1.in", OHT_TAP_SEQUENCE,
+                                     OHT_MODULES_ALONE | OHT_MODULES(1) | OHT_IN_MLP_MODULES, 0}};
+    oht_graph *g = graph_of(more + 1, 1, ROWS, TOKENS), *all = graph_of(more, 3, ROWS, TOKENS);
+    oht_graph_module_taps(all, true);
+    oht_stats *s, *seen;
+    oht_report *r;
+    oht_config cfg;
+    oht_config_defaults(&cfg);
+    OK(oht_stats_create(&s, g, HEADS));
+    OK(oht_stats_create(&seen, all, HEADS));
+    double inf[3], kurtosis[3];
+    for (int k = 0; k < 3; k++) {
+        float x[ROWS * TOKENS * WIDTH];
+        for (uint32_t i = 0; i < ROWS * TOKENS * WIDTH; i++) x[i] = (float)rnd(i + 5000 * (uint32_t)(k + 1)) * (float)(3 - k);
+        show(seen, all, k, x, 3, ROWS, TOKENS, WIDTH, 0);
+    }
+    OK(oht_stats_reduce(seen, comm));
+    const oht_tap_stats *t;
+    assert_int_equal(oht_stats_taps(seen, NULL, &t), 3);
+    for (int k = 0; k < 3; k++) inf[k] = t[k].inf_sum / ROWS, kurtosis[k] = t[k].kurtosis_sum / ROWS;
+    oht_eval_result e = {.task = OHT_TASK_IMAGES, .sequences = ROWS};
+    oht_stats_metrics(seen, &e.outliers);
+    assert_int_equal(e.outliers.all_modules, 5);
+    NEAR(e.outliers.all_avg_kurtosis, (3 * kurtosis[0] + kurtosis[1] + kurtosis[2]) / 5, 1e-12);
+    NEAR(e.outliers.all_max_kurtosis, fmax(fmax(kurtosis[0], kurtosis[1]), kurtosis[2]), 0);
+    NEAR(e.outliers.all_ffn_inf_norm, inf[2], 0);
+    NEAR(e.outliers.max_inf_norm, inf[1], 0); // the clean set does not see the others
+    NEAR(e.outliers.avg_kurtosis, kurtosis[1], 0);
+
+    oht_report *none;
+    assert_int_equal(oht_report_open(&r, report_path(), &cfg, s, 0), OHT_OK);
+    OK(oht_report_eval(r, 1, &e, seen));
+    OK(oht_report_publish(r, true));
+    oht_report_close(r);
+    OK(oht_report_open(&none, report_path(), &cfg, s, 1)); // and it can be gone on with
+    oht_report_close(none);
+    oht_h5 *f;
+    char **name;
+    int64_t n;
+    double real;
+    OK(oht_h5_open(&f, report_path()));
+    OK(oht_h5_get_float(f, "/eval/0", "all_modules_kurtosis", &real));
+    NEAR(real, e.outliers.all_avg_kurtosis, 1e-12);
+    OK(oht_h5_read_strings(f, "/eval/0/tap", &name, &n));
+    assert_int_equal(n, 1); // those of training
+    assert_string_equal(name[0], "layer.0.out");
+    oht_free(name[0]);
+    oht_free(name);
+    OK(oht_h5_read_strings(f, "/eval/0/modules/tap", &name, &n));
+    assert_int_equal(n, 3);
+    int32_t times[3];
+    float norm[3];
+    OK(oht_h5_read(f, "/eval/0/modules/times", 0, 3, OHT_H5_I32, times));
+    OK(oht_h5_read(f, "/eval/0/modules/inf_norm_mean", 0, 3, OHT_H5_F32, norm));
+    for (int k = 0; k < 3; k++) {
+        assert_string_equal(name[k], more[k].name);
+        assert_int_equal(times[k], k == 0 ? 3 : 1);
+        NEAR((double)norm[k], inf[k], 1e-6);
+        oht_free(name[k]);
+    }
+    oht_free(name);
+    oht_h5_close(f);
+    oht_stats_destroy(s);
+    oht_stats_destroy(seen);
+    oht_graph_destroy(g);
+    oht_graph_destroy(all);
+}
+
 static void a_report_is_read_back_and_cut(void **state) {
     (void)state;
     oht_graph *g = graph_of(report_taps, 5, ROWS, TOKENS);
@@ -701,6 +774,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(equal_maxima_go_to_the_first_place),
         cmocka_unit_test(the_first_tap_that_is_not_finite_is_named),
         cmocka_unit_test(heads_are_averaged_over_samples),
+        cmocka_unit_test(modules_have_their_own_group),
         cmocka_unit_test(a_report_is_read_back_and_cut),
         cmocka_unit_test(a_foreign_or_damaged_report_is_set_aside),
         cmocka_unit_test(publication_waits_for_its_time),

@@ -83,6 +83,8 @@ static oht_status read_file(preparation *p, const char *path, result *r, bool *g
     if (fd < 0 || fstat(fd, &s) != 0) {
         snprintf(reason, sizeof(reason), "cannot be opened: %s", strerror(errno));
         skip(r, reason);
+    } else if (S_ISDIR(s.st_mode)) {
+        skip(r, "a folder inside a class folder");
     } else if (!S_ISREG(s.st_mode)) {
         skip(r, "no ordinary file");
     } else if (s.st_size > OHT_IMAGE_MOST_BYTES) {
@@ -204,27 +206,37 @@ static oht_status look_beside(preparation *p, oht_split split) {
     return status;
 }
 
-// The files of the next class that has any; a folder among them counts as a file and will be refused as one.
+// What is in a class folder: folders, which will be refused, then all else. *folders: how many come first.
+static oht_status list_folder(const char *path, oht_names *out, size_t *folders) {
+    oht_names files;
+    OHT_TRY(oht_names_list(path, true, out));
+    *folders = out->n;
+    oht_status status = oht_names_list(path, false, &files);
+    for (size_t i = 0; i < files.n && status == OHT_OK; i++) {
+        status = OHT_RESERVE(&out->name, &out->capacity, out->n, "file names");
+        if (status != OHT_OK) break;
+        out->name[out->n++] = files.name[i];
+        files.name[i] = NULL; // moved
+    }
+    oht_names_free(&files);
+    if (status != OHT_OK) oht_names_free(out);
+    return status;
+}
+
+// Takes the next class. Folders inside are handed out like files, so that the order of what is skipped does not depend on the
+// number of ranks.
 static oht_status list_class(preparation *p, oht_split split) {
     char path[MOST_PATH];
+    size_t folders;
     oht_names_free(&p->listing);
     p->next_name = 0;
-    const char *class = p->classes.name[p->next_class];
-    snprintf(path, sizeof(path), "%s/%s", folder_of(p, split), class);
-    if (access(path, F_OK) != 0 && errno == ENOENT) return OHT_OK; // validation may lack a class
-    oht_names folders;
-    OHT_TRY(oht_names_list(path, true, &folders));
-    oht_status status = OHT_OK;
-    if (folders.n > 0 && p->opt->strict)
-        status = oht_error_set(
-            OHT_DATA, __FILE__, __LINE__,
-            "%s/%s: a folder inside a class folder\nfix: move or remove it, or leave --strict out", path,
-            folders.name[0]);
-    for (size_t i = 0; i < folders.n && status == OHT_OK; i++)
-        status = note_skipped(p, split_name(split), class, folders.name[i], "a folder inside a class folder");
-    oht_names_free(&folders);
-    if (status == OHT_OK) status = oht_names_list(path, false, &p->listing);
-    return status;
+    snprintf(path, sizeof(path), "%s/%s", folder_of(p, split), p->classes.name[p->next_class]);
+    if (split == OHT_SPLIT_VALIDATION && access(path, F_OK) != 0 && errno == ENOENT) return OHT_OK; // it may lack a class
+    OHT_TRY(list_folder(path, &p->listing, &folders));
+    if (folders > 0 && p->opt->strict)
+        OHT_FAIL(OHT_DATA, "%s/%s: a folder inside a class folder\nfix: move or remove it, or leave --strict out", path,
+                 p->listing.name[0]);
+    return OHT_OK;
 }
 
 // Names for the next round; *n = 0 at the end.
@@ -357,10 +369,11 @@ static oht_status count_files(preparation *p, oht_split split) {
     for (size_t i = 0; folder_of(p, split) && i < p->classes.n; i++) {
         char path[MOST_PATH];
         oht_names names;
+        size_t folders;
         snprintf(path, sizeof(path), "%s/%s", folder_of(p, split), p->classes.name[i]);
         if (access(path, F_OK) != 0 && errno == ENOENT) continue;
         OHT_TRY(oht_signals_check());
-        OHT_TRY(oht_names_list(path, false, &names));
+        OHT_TRY(list_folder(path, &names, &folders));
         p->total += (int64_t)names.n;
         oht_names_free(&names);
     }
