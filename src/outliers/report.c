@@ -32,7 +32,6 @@ static const char *const FORMAT = "ohtrain-outliers";
 struct oht_report {
     oht_h5 *file;
     int taps, layers, heads; // taps: those of training
-    size_t row; // room in the buffers below
     bool null_mass, gate;
     int64_t activations, attention, curve, quantizability; // rows
     int64_t evaluations, evaluated; // their number, step of the last

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # ohtrain against PyTorch eager (newest release) on the same cores, alternating in one run: tokens/s (vit: images/s,
-# stanhop: windows/s), peak memory, and the share of this machine's SGEMM rate. Installs PyTorch into build/peer; nothing else in the project needs it.
+# stanhop: windows/s), peak memory, and the share of this machine's SGEMM rate. Installs PyTorch into build/peer; nothing else in
+# the project needs it.
 #   tests/bench/compare.sh [opt] [bert] [vit] [stanhop]      THREADS=2 ROUNDS=2 STEPS=3 PEER_PYTHON=/path/to/python OHTRAIN=/path/to/ohtrain
 #   RUN="chrt -f 10" starts both so, for a machine that does other things meanwhile; OUT=folder for the JSON files
 set -euo pipefail
