@@ -104,8 +104,9 @@ static oht_status check(const text_source *s, const char *path) {
                  s->info.mlm ? "bert" : "opt",
                  mlm ? "BERT's tokenizer (wordpiece)" : "OPT's tokenizer (bpe)");
     if (cfg->split == OHT_SPLIT_TEST || s->info.rows[cfg->split] == 0)
-        OHT_FAIL(OHT_DATA, "%s: has no /%s\nfix: give `ohtrain prepare text` %s text", path,
-                 cfg->split == OHT_SPLIT_TRAIN ? "train" : oht_split_name(cfg->split), oht_split_name(cfg->split));
+        OHT_FAIL(OHT_DATA, "%s: has no %s\nfix: give `ohtrain prepare text` %s text", path,
+                 cfg->split == OHT_SPLIT_TEST ? "test split" : oht_text_dataset(cfg->split),
+                 oht_split_name(cfg->split));
     return OHT_OK;
 }
 

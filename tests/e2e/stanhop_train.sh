@@ -47,7 +47,7 @@ import json, sys
 work = sys.argv[1]
 lines = [json.loads(x) for x in open(work + "/np2/metrics.jsonl")]
 loss = [x["loss"] for x in lines if "loss" in x]
-evals = [x["eval"] for x in lines if "eval" in x]
+evals = [x["eval"] for x in lines if "eval" in x and x["step"] > 0]  # at 0: before training
 result, way = evals[-1], evals[:-1]
 best = min(range(len(way)), key=lambda i: (way[i]["mse_batches"], -i))
 print("loss", loss[0], "to", loss[-2], "evaluations", [round(e["mse_batches"], 3) for e in way], "test mse", result["mse"])

@@ -52,7 +52,9 @@ static void read_trace(const char *run, trace *out) {
     while (fgets(line, sizeof(line), f)) {
         json_t *o = json_loads(line, 0, NULL), *e = json_object_get(o, "eval");
         assert_non_null(o);
-        if (e) {
+        if (e && json_integer_value(json_object_get(o, "step")) == 0) {
+            // before training: for the outliers
+        } else if (e) {
             out->eval[out->evaluations++] =
                 (evaluation){json_integer_value(json_object_get(o, "step")), json_integer_value(json_object_get(e, "params_step")),
                              json_number_value(json_object_get(e, "loss")), json_number_value(json_object_get(e, "mse_batches")),
