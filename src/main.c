@@ -124,7 +124,8 @@ int main(int argc, char **argv) {
             "%s: stopped on request before it was done\nfix: start the same command again; it "
             "begins anew",
             command->name);
-    if (status == OHT_COMM && oht_comm_size(comm) > 1) { // others may wait for this rank
+    // Others may wait for this rank, unless it was agreed on ("no GPU here").
+    if (status == OHT_COMM && oht_comm_size(comm) > 1 && oht_agree_rank(comm) < 0) {
         oht_error_print(stderr, oht_error_last(), oht_comm_rank(comm), oht_comm_size(comm),
                         oht_comm_node(comm));
         oht_comm_abort(comm, status);
