@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(NORM_BWD_WARPS *WARP)
     for (int c = lane * N; c < C; c += WARP * N)
 #pragma unroll
         for (int i = 0; i < N; i++) dgamma[c + i] = dbeta[c + i] = 0.0f;
-    float v[N], d[N], g[N], old[N];
+    float v[N], d[N], g[N], old[N] = {};
     for (int64_t row = (int64_t)blockIdx.x * warps + w; row < rows; row += (int64_t)gridDim.x * warps) {
         const T *xr = x + row * C, *dr = dy + row * C;
         const float mu = mean[row], r = rstd[row];

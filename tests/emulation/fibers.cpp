@@ -163,7 +163,7 @@ struct Worker { // one per OS thread
 static thread_local Worker *here;
 static void fiber_entry();
 
-static Fiber *fiber_new(Worker *w) {
+static Fiber *fiber_new([[maybe_unused]] Worker *w) {
 #if !defined(OHT_EMU_TSAN)
     if (!w->pool.empty()) {
         Fiber *f = w->pool.back();
