@@ -15,7 +15,7 @@ build() {
         echo "build of $folder failed (whole log: $log)" >&2
         return 1
     fi
-    if grep -q 'warning:' "$log"; then
+    if grep -v '^ninja: ' "$log" | grep -q 'warning:'; then
         grep -A 3 'warning:' "$log" >&2
         echo "build of $folder has compiler warnings" >&2
         return 1
