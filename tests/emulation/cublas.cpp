@@ -39,7 +39,7 @@ struct Operation {
     cublasOperation_t ta = CUBLAS_OP_N, tb = CUBLAS_OP_N;
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
     void *bias = nullptr;
-    cudaDataType bias_type = (cudaDataType)-1;
+    int32_t bias_type = -1; // cudaDataType; -1: that of the result
 };
 struct Other {
     int unused;
@@ -61,7 +61,7 @@ void multiply(const Operation &op, float alpha, const char *A, const Layout &a, 
         cblas_sgemm(CblasColMajor, op.ta ? CblasTrans : CblasNoTrans, op.tb ? CblasTrans : CblasNoTrans,
                     (int)m, (int)n, (int)k, alpha, pa.data(), (int)a.rows, pb.data(), (int)b.rows, 0.0f,
                     r.data(), (int)m);
-    cudaDataType bias_type = op.bias_type == (cudaDataType)-1 ? d.type : op.bias_type;
+    cudaDataType bias_type = op.bias_type < 0 ? d.type : (cudaDataType)op.bias_type;
     for (int64_t j = 0; j < n; j++)
         for (int64_t i = 0; i < m; i++) {
             float v = r[(size_t)(j * m + i)];
