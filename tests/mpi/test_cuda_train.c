@@ -13,7 +13,11 @@
 #include "tiny.h"
 #include "train/synthetic.h"
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { STEPS = 5 }; // the emulation is slow enough without
+#else
 enum { STEPS = 20 };
+#endif
 
 static void configure(oht_config *cfg, oht_model_type type, int variant) {
     tiny_config(cfg, type, "none");
