@@ -14,7 +14,9 @@ struct ncclComm {
     MPI_Comm mpi;
     int size, rank;
     bool dead; // aborted: what is queued does nothing
+    ncclComm *next;
 };
+static ncclComm *aborted; // kept: streams may hold them
 
 namespace {
 size_t width(ncclDataType_t t) {
@@ -95,7 +97,7 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
     return ncclSuccess;
 }
 ncclResult_t ncclCommInitRank(ncclComm_t *c, int size, ncclUniqueId, int rank) {
-    *c = new ncclComm{MPI_COMM_NULL, size, rank, false};
+    *c = new ncclComm{MPI_COMM_NULL, size, rank, false, nullptr};
     return MPI_Comm_dup(MPI_COMM_WORLD, &(*c)->mpi) == MPI_SUCCESS ? ncclSuccess : ncclSystemError;
 }
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *c, int size, ncclUniqueId id, int rank, ncclConfig_t *) {
@@ -111,7 +113,9 @@ ncclResult_t ncclCommDestroy(ncclComm_t c) {
     return ncclSuccess;
 }
 ncclResult_t ncclCommAbort(ncclComm_t c) {
-    c->dead = true; // stays: streams may hold it
+    c->dead = true;
+    c->next = aborted;
+    aborted = c;
     return ncclSuccess;
 }
 // OHT_EMU_NCCL_FAIL=1: a peer has died.
