@@ -158,7 +158,7 @@ echo "array: 4 runs, 2 restarted, the report has them"
 # W8A8 of finished runs: beside the exact numbers; a folder that is no run does not keep the others from it.
 submit ptq --time=10 "$OHT_JOBS/ptq.slurm" runs/sweep/vanilla-1 runs/none runs/sweep/outeffhop-2 quant.seeds=2
 until_job 90 is "$id" FAILED
-[ "$(slurm_field "$id" ExitCode)" = 6:0 ] && grep -q 'runs/none is not a run directory' "$log" || broken "runs/none"
+[ "$(slurm_field "$id" ExitCode)" = 3:0 ] && grep -q 'runs/none is not a run directory' "$log" || broken "runs/none"
 for run in vanilla-1 outeffhop-2; do
     for text in '"fp"' '"quantized"' '"weights": 8' '"activations": 8' '"seed": 1001'; do
         grep -q "$text" "runs/sweep/$run/eval-w8a8.json" || { cat "runs/sweep/$run/eval-w8a8.json" >&2; broken "no $text"; }
