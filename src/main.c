@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "config/table.h"
+#include "oht/backend.h"
 #include "oht/cmd.h"
 #include "oht/h5.h"
 #include "oht/log.h"
@@ -99,6 +100,7 @@ int main(int argc, char **argv) {
     if (command && answer(word ? command : NULL, argc, argv))
         return fflush(stdout) == 0 && !ferror(stdout) ? OHT_OK : OHT_IO;
 
+    oht_blas_best_kernels(argv);
     oht_signals_install(); // MPI_Init takes a second: a stop request meanwhile is not a kill
     oht_comm *comm;
     oht_status status = oht_comm_init(&argc, &argv, &comm);

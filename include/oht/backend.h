@@ -275,3 +275,10 @@ void oht_backend_destroy(oht_backend *be);
 // FLOP/s of the BLAS for c = op(a) op(b), op(a): (m,k), op(b): (k,n), row-major: median of five stretches that take
 // `seconds` in all or a call each (kernels/cpu/gemm_rate.c).
 OHT_CHECKED oht_status oht_gemm_rate(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double seconds, double *flops_per_s);
+
+// The kernels OpenBLAS uses, by the processor they are for ("SkylakeX"); static. (kernels/cpu/blas_kernels.c)
+const char *oht_blas_kernels(void);
+
+// Starts the program again with OPENBLAS_CORETYPE set where OpenBLAS took kernels without AVX2 for a processor that has it;
+// else, and where the variable is set already, returns. First thing in main, before MPI and threads.
+void oht_blas_best_kernels(char **argv);

@@ -307,9 +307,12 @@ static void print_result(const oht_session *s, const result *r) {
         printf("  %-28s %12.2f\n", "images per second", (double)s->cfg->train.global_batch / r->step_s);
     printf("  %-28s %12.2f GFLOP\n  %-28s %12.2f GFLOP/s\n", "work per step", 1e-9 * r->flops_per_step,
            "rate", 1e-9 * flops_per_s);
-    printf("  %-28s %12.2f GFLOP/s\n  %-28s %12.3f\n",
-           s->be->host_memory ? "SGEMM rate of this machine" : "its products, measured", 1e-9 * r->gemm_flops_per_s,
-           "share of it", flops_per_s / r->gemm_flops_per_s);
+    if (s->be->host_memory)
+        printf("  %-28s %12.2f GFLOP/s, OpenBLAS for %s\n", "SGEMM rate of this machine", 1e-9 * r->gemm_flops_per_s,
+               oht_blas_kernels());
+    else
+        printf("  %-28s %12.2f GFLOP/s\n", "its products, measured", 1e-9 * r->gemm_flops_per_s);
+    printf("  %-28s %12.3f\n", "share of it", flops_per_s / r->gemm_flops_per_s);
     if (r->peak_flops_per_s > 0)
         printf("  %-28s %12.2f GFLOP/s\n  %-28s %12.3f\n", "dense peak, data sheet", 1e-9 * r->peak_flops_per_s,
                "MFU", flops_per_s / r->peak_flops_per_s);

@@ -15,3 +15,11 @@ for model in opt bert; do
 done
 expect 2 steps "$OHTRAIN" bench -c "$work/opt.yaml" --steps 0
 expect 6 'bench.json' "$OHTRAIN" bench --quiet -c "$work/opt.yaml" --steps 1 --json /no/such/folder/bench.json
+
+# OpenBLAS takes kernels without AVX2 for processors that it does not know; the program chooses better ones, unless told.
+if grep -q avx2 /proc/cpuinfo; then
+    succeed env -u OPENBLAS_CORETYPE "$OHTRAIN" bench --quiet -c "$work/opt.yaml" --steps 1
+    grep -qE 'OpenBLAS for (Haswell|Zen|SkylakeX|Cooperlake|SapphireRapids)$' "$work/out" || { cat "$work/out"; fail "slow kernels"; }
+    succeed env OPENBLAS_CORETYPE=Nehalem "$OHTRAIN" bench --quiet -c "$work/opt.yaml" --steps 1
+    grep -q 'OpenBLAS for Nehalem$' "$work/out" || { cat "$work/out"; fail "OPENBLAS_CORETYPE is ignored"; }
+fi
