@@ -21,8 +21,12 @@ void oht_blas_best_kernels(char **argv) {
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
     bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                 __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    if (setenv("OPENBLAS_CORETYPE", wide ? "SkylakeX" : "Haswell", 0) == 0) execv("/proc/self/exe", argv);
-    // Where exec fails the program goes on, slower.
+    // By its path, which ps and top show; where this fails the program goes on, slower.
+    char path[4096];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
+    if (length <= 0) return;
+    path[length] = '\0';
+    if (setenv("OPENBLAS_CORETYPE", wide ? "SkylakeX" : "Haswell", 0) == 0) execv(path, argv);
 #else
     (void)argv;
 #endif
