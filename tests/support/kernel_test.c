@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "device_test.h"
 #include "oht/random.h"
 
 enum { BLOCKS = 4096, GUARD = 64 };
@@ -17,17 +18,23 @@ static struct block {
 static int blocks;
 static oht_backend *backend;
 
+static bool emulated(void) {
+    return getenv("OHT_KERNELS_EMULATED") != NULL;
+}
+
 oht_backend *kt_backend(void) {
+    if (!backend && emulated()) backend = dt_backend();
     if (!backend && oht_backend_create("cpu", 0, &backend) != OHT_OK) abort();
     return backend;
 }
 
 static void *take(size_t bytes, bool guarded) {
     size_t size = (bytes + GUARD + 63) / 64 * 64;
-    unsigned char *at = aligned_alloc(64, size);
-    if (!at || blocks == BLOCKS) abort();
+    void *at = NULL;
+    if (emulated() ? kt_backend()->alloc(backend, &at, size, "a test") != OHT_OK : !(at = aligned_alloc(64, size))) abort();
+    if (blocks == BLOCKS) abort();
     memset(at, 0, size);
-    memset(at + bytes, 0xA5, GUARD);
+    memset((unsigned char *)at + bytes, 0xA5, GUARD);
     block[blocks++] = (struct block){at, bytes, guarded};
     return at;
 }
@@ -37,10 +44,10 @@ void kt_reset(void) {
     for (int i = 0; i < blocks; i++) {
         for (size_t j = 0; block[i].guarded && j < GUARD; j++)
             damaged |= block[i].at[block[i].bytes + j] != 0xA5;
-        free(block[i].at);
+        emulated() ? backend->free(backend, block[i].at) : free(block[i].at);
     }
     blocks = 0;
-    oht_backend_destroy(backend);
+    if (!emulated()) oht_backend_destroy(backend);
     backend = NULL;
     if (!damaged) return;
     fprintf(stderr, "a kernel wrote behind the end of a tensor or of its scratch\n");

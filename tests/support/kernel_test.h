@@ -9,7 +9,8 @@
 #include "oht/backend.h"
 #include "oht/tensor.h"
 
-// One backend for the whole test program.
+// One backend for the whole test program: the CPU's or, when $OHT_KERNELS_EMULATED is set, the emulated GPU, whose memory is
+// the host's too. Kernels may then touch only what is made here.
 oht_backend *kt_backend(void);
 void kt_reset(void); // frees every tensor
 

@@ -151,7 +151,7 @@ static kernel_run run(const oht_assoc *as, int64_t B, int64_t T, int64_t H, int6
     void *scratch = kt_scratch(be->attention_fwd_scratch(be, B, T, C, as));
     be->attention_fwd(be, plain, r.row, r.qkv, r.mask, as, NULL, scratch);
     be->attention_fwd(be, r.out, r.row, r.qkv, r.mask, as, &inner, scratch);
-    assert_true(kt_error(plain, kt_double(r.out)) <= 1e-6); // taps change nothing
+    assert_true(kt_error(plain, kt_double(r.out)) <= (be->host_memory ? 1e-6 : 3e-6)); // taps change nothing
     be->attention_bwd(be, r.dqkv, r.dout, plain, r.row, r.qkv, r.mask, as, add,
                       kt_scratch(be->attention_bwd_scratch(be, B, T, C, as)));
     for (int64_t i = 0; add && i < oht_tensor_count(r.dqkv); i++) oht_f32(r.dqkv)[i] -= oht_f32(before)[i];
