@@ -1,16 +1,8 @@
 // What the tests of HDF5 files share: a temporary folder, expectations, the file of rows.
 #pragma once
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
+#include "check.h"
 #include "oht/h5.h"
-
-#define OK(call) assert_int_equal((call), OHT_OK)
 
 const char *h5t_folder(void);
 const char *in_folder(const char *name); // good for three more calls

@@ -1,12 +1,5 @@
 // Checkpoints: what is written comes back bit for bit; a damaged one is skipped with a warning, another
 // model's refused; old ones and leftovers of killed runs go away; a full disk leaves the good ones alone.
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include <dirent.h>
 #include <fcntl.h>
 #include <math.h>
@@ -19,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "oht/h5.h"
 #include "oht/log.h"
 #include "oht/memory.h"
@@ -28,13 +22,6 @@
 static char folder[64];
 static oht_backend *be;
 static oht_config cfg;
-
-#define OK(call) assert_int_equal((call), OHT_OK)
-
-static void refused(oht_status got, oht_status code, const char *word) {
-    if (got != code || !strstr(oht_error_last()->text, word))
-        fail_msg("got status %d: %s\nexpected status %d and '%s'", got, oht_error_last()->text, code, word);
-}
 
 static int fresh_folder(void **state) {
     (void)state;
@@ -259,7 +246,7 @@ static void evaluation_needs_no_moments(void **state) {
     assert_state(&back, p, 5, false);
     oht_free(back.param);
     back = new_state(p);
-    refused(oht_checkpoint_read(folder, p, be, &back, true, &found), OHT_DATA, "damaged");
+    FAILS(oht_checkpoint_read(folder, p, be, &back, true, &found), OHT_DATA, "damaged");
     assert_false(found);
     s.m = m;
     free_state(&s);
@@ -359,7 +346,7 @@ static void a_damaged_one_is_skipped(void **state) {
     assert_int_equal(s.step, 30);
     for (int i = 0; i < 3; i++)
         if (access(checkpoint_at(steps[i]), F_OK) == 0) cut(checkpoint_at(steps[i]), 0.7);
-    refused(oht_checkpoint_read(folder, p, be, &s, true, &found), OHT_DATA, "are damaged");
+    FAILS(oht_checkpoint_read(folder, p, be, &s, true, &found), OHT_DATA, "are damaged");
     assert_false(found);
     free_state(&s);
     oht_params_destroy(p);
@@ -409,7 +396,7 @@ static void another_model_is_refused(void **state) {
         oht_params *q = model_of(changed, 6);
         oht_state s = new_state(q);
         bool found;
-        refused(oht_checkpoint_read(folder, q, be, &s, true, &found), OHT_DATA, kinds[k].word);
+        FAILS(oht_checkpoint_read(folder, q, be, &s, true, &found), OHT_DATA, kinds[k].word);
         assert_non_null(strstr(oht_error_last()->text, "step-00000020.h5"));
         assert_non_null(strstr(oht_error_last()->text, "fix: "));
         free_state(&s);
@@ -421,7 +408,7 @@ static void another_model_is_refused(void **state) {
     oht_params *q = model_of(more, 7);
     oht_state s = new_state(q);
     bool found;
-    refused(oht_checkpoint_read(folder, q, be, &s, true, &found), OHT_DATA, "lacks the parameter extra");
+    FAILS(oht_checkpoint_read(folder, q, be, &s, true, &found), OHT_DATA, "lacks the parameter extra");
     free_state(&s);
     oht_params_destroy(q);
     oht_params_destroy(p);
@@ -467,8 +454,10 @@ static void old_ones_and_leftovers_go(void **state) {
         assert_int_equal(access(path, F_OK), 0);
     }
     assert_newest(p, 40);
-    fill_state(&s, p, 50), OK(oht_checkpoint_write(folder, &cfg, p, be, &s, 2));
-    fill_state(&s, p, 60), OK(oht_checkpoint_write(folder, &cfg, p, be, &s, 2));
+    fill_state(&s, p, 50);
+    OK(oht_checkpoint_write(folder, &cfg, p, be, &s, 2));
+    fill_state(&s, p, 60);
+    OK(oht_checkpoint_write(folder, &cfg, p, be, &s, 2));
     assert_int_equal(access(checkpoint_at(40), F_OK), -1);
     assert_int_equal(access(checkpoint_at(50), F_OK), 0);
     assert_newest(p, 60);
@@ -483,7 +472,7 @@ static void a_state_that_is_not_finite_is_not_written(void **state) {
     oht_state s = new_state(p);
     fill_state(&s, p, 20);
     s.v[p->item[4].offset + 119] = NAN;
-    refused(oht_checkpoint_write(folder, &cfg, p, be, &s, 1), OHT_NUMERIC, "adam_v/patch");
+    FAILS(oht_checkpoint_write(folder, &cfg, p, be, &s, 1), OHT_NUMERIC, "adam_v/patch");
     assert_newest(p, 10);
     free_state(&s);
     oht_params_destroy(p);

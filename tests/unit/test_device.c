@@ -1,13 +1,6 @@
 // A device with memory of its own (tests/support/guard.h): training, evaluation, quantized evaluation and checkpoints
 // never touch device memory from the host, and give the bits of the CPU; a run moves from one to the other. And what
 // needs no device: the choice of precision, the loss scale of fp16.
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "data/images/image_writer.h"
 #include "guard.h"
 #include "oht/h5.h"
@@ -30,18 +24,6 @@ static oht_comm *world;
 static char folder[256], opt_data[320], bert_data[320], image_data[320];
 static bool guarded; // devices of sessions from now on
 static int devices;  // that a guarded node shows
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        oht_status ok_ = (call);                                                                             \
-        if (ok_ != OHT_OK) fail_msg("%s: %s", #call, oht_error_last()->text);                                \
-    } while (0)
-#define FAILS(call, code, part)                                                                              \
-    do {                                                                                                     \
-        assert_int_equal((call), (code));                                                                    \
-        if (!strstr(oht_error_last()->text, (part)))                                                         \
-            fail_msg("\"%s\" not in: %s", (part), oht_error_last()->text);                                   \
-    } while (0)
 
 oht_status __real_oht_backend_create(const char *device, int local_rank, oht_backend **out);
 oht_status __wrap_oht_backend_create(const char *device, int local_rank, oht_backend **out);

@@ -1,12 +1,5 @@
 // Quantized evaluation of trained models: what must not change it, what must, injected outliers, sensitivity,
 // files, bad input.
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -14,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "inject.h"
 #include "oht/h5.h"
 #include "oht/log.h"
@@ -23,18 +17,6 @@
 
 static oht_comm *world;
 static char folder[256], opt_data[320], bert_data[320], padded_data[320], opt_run[320], bert_run[320];
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        oht_status ok_ = (call);                                                                             \
-        if (ok_ != OHT_OK) fail_msg("%s: %s", #call, oht_error_last()->text);                                \
-    } while (0)
-#define FAILS(call, code, part)                                                                              \
-    do {                                                                                                     \
-        assert_int_equal((call), (code));                                                                    \
-        if (!strstr(oht_error_last()->text, (part)))                                                         \
-            fail_msg("\"%s\" not in: %s", (part), oht_error_last()->text);                                   \
-    } while (0)
 
 static void configure(oht_config *cfg, oht_model_type type) {
     tiny_config(cfg, type, type == OHT_MODEL_BERT ? bert_data : opt_data);

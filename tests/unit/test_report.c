@@ -1,26 +1,14 @@
 // ohtrain report's arithmetic: Student's t against tables, the averages of the published Table 1, groups and pairs of runs made
 // here, text that is safe in HTML, thinning, axes that hold odd values.
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "oht/memory.h"
 #include "report/grid.h"
 #include "report/report.h"
 #include "report/svg.h"
-
-#define NEAR(a, b, tol)                                                                                      \
-    do {                                                                                                     \
-        double a_ = (a), b_ = (b);                                                                           \
-        if (!(fabs(a_ - b_) <= (tol))) fail_msg("%.17g is not %.17g", a_, b_);                               \
-    } while (0)
 
 static void student(void **state) { // quantiles of the usual tables, to their digits
     (void)state;

@@ -1,24 +1,12 @@
 // Learning-rate schedules against the golden values and Hugging Face's formulas written out once more;
 // clipping.
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include <math.h>
 #include <string.h>
 
+#include "check.h"
 #include "golden.h"
 #include "oht/session.h"
 #include "oht/train.h"
-
-#define NEAR(a, b, tol)                                                                                      \
-    do {                                                                                                     \
-        double a_ = (a), b_ = (b);                                                                           \
-        if (!(fabs(a_ - b_) <= (tol))) fail_msg("%.17g is not %.17g", a_, b_);                               \
-    } while (0)
 
 static void linear_golden(void **state) {
     (void)state;

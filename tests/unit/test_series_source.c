@@ -1,16 +1,10 @@
 // Time series through the loader: each sample is its window, epochs end with a short batch, every window comes once an epoch,
 // and ranks and micro-batches do not matter. Also epochs of the other kinds of data.
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "oht/data.h"
 #include "oht/log.h"
 #include "oht/series.h"
@@ -18,11 +12,6 @@
 
 static oht_comm *comm;
 static char folder[256], path[320], text[320];
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        if ((call) != OHT_OK) fail_msg("%s: %s", #call, oht_error_last()->text);                             \
-    } while (0)
 
 static int set_up(void **state) {
     (void)state;

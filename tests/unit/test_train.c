@@ -1,13 +1,6 @@
 // Training on one rank: it learns, resumes to the same bits, accumulates as one batch, allocates nothing
 // after its first step, stops before an update with numbers that are not finite, and evaluates as the
 // specification defines it.
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -16,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "oht/h5.h"
 #include "oht/log.h"
 #include "oht/memory.h"
@@ -29,18 +23,6 @@ static char *in_folder(char out[320], const char *name) {
     snprintf(out, 320, "%s/%s", folder, name);
     return out;
 }
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        oht_status ok_ = (call);                                                                             \
-        if (ok_ != OHT_OK) fail_msg("%s: %s", #call, oht_error_last()->text);                                \
-    } while (0)
-#define FAILS(call, code, part)                                                                              \
-    do {                                                                                                     \
-        assert_int_equal((call), (code));                                                                    \
-        if (!strstr(oht_error_last()->text, (part)))                                                         \
-            fail_msg("\"%s\" not in: %s", (part), oht_error_last()->text);                                   \
-    } while (0)
 
 static const char *data_of(oht_model_type type) {
     return type == OHT_MODEL_BERT ? bert_data : opt_data;

@@ -1,18 +1,12 @@
 // The time-series recipe on one rank: epochs, early stopping, the best parameters as the result on the test split, and a resume
 // that ends with the bits of a run that was never stopped.
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "oht/h5.h"
 #include "oht/log.h"
 #include "oht/session.h"
@@ -21,11 +15,6 @@
 enum { EPOCH = 8 }; // steps
 static oht_comm *world;
 static char folder[256], data[320], text[320];
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        if ((call) != OHT_OK) fail_msg("%s: %s", #call, oht_error_last()->text);                             \
-    } while (0)
 
 static char *in_folder(char out[320], const char *name) {
     snprintf(out, 320, "%s/%s", folder, name);
