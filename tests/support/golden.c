@@ -1,10 +1,10 @@
 // Reading golden vectors (golden.h).
 #include "golden.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "check.h"
 
 static void give_up(const char *what, const char *name) {
     fprintf(stderr, "golden data: %s %s\n", what, name);
@@ -91,4 +91,9 @@ const char *golden_string(const json_t *object, const char *key) {
 
 void golden_fill(float *out, size_t n, int seed) {
     for (size_t i = 0; i < n; i++) out[i] = (float)(0.5 * sin(1.7 * (double)i + 0.3 * seed + 0.1));
+}
+
+void golden_near(const char *what, size_t at, double got, double want, double tolerance) {
+    if (!(fabs(got - want) <= tolerance * fmax(1.0, fabs(want))))
+        fail_msg("%s of case %zu: %.9g, expected %.9g", what, at, got, want);
 }

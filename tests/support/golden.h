@@ -22,3 +22,6 @@ const char *golden_string(const json_t *object, const char *key);
 
 // The fill that several groups name: out[i] = 0.5 sin(1.7 i + 0.3 seed + 0.1).
 void golden_fill(float *out, size_t n, int seed);
+
+// Fails unless |got - want| <= tolerance max(1, |want|), and says what and of which case.
+void golden_near(const char *what, size_t at, double got, double want, double tolerance);

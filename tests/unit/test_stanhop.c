@@ -1,21 +1,11 @@
-// STanHop-Net and the Hopfield layers it is made of against golden vectors (stanhop.json): ten small networks with loss,
-// forecast, gradients of every parameter, one step of Adam and the published outlier metrics; parameter counts of the
-// published sizes; layers alone; iteration. And what no vector covers: rows below capacity, recomputation, gates, layers with
-// learned states, static projections.
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+// STanHop-Net against golden vectors (stanhop.json): ten small networks with loss, forecast, gradients of every
+// parameter, one step of Adam and the published outlier metrics; parameter counts of the published sizes. And what no vector
+// covers: rows below capacity, recomputation, gates. Its layers alone: test_hopfield.c.
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include <cmocka.h>
-
+#include "check.h"
 #include "golden.h"
-#include "models/hopfield.h"
-#include "oht/memory.h"
 #include "oht/model.h"
 #include "oht/outliers.h"
 
@@ -32,15 +22,6 @@ static int unload(void **state) {
     json_decref(golden);
     oht_backend_destroy(be);
     return 0;
-}
-
-static void ok(oht_status status, const char *what) {
-    if (status != OHT_OK) fail_msg("%s: %s", what, oht_error_last()->text);
-}
-
-static void near(const char *what, size_t at, double got, double want, double tolerance) {
-    if (!(fabs(got - want) <= tolerance * fmax(1.0, fabs(want))))
-        fail_msg("%s of case %zu: %.9g, expected %.9g", what, at, got, want);
 }
 
 // ---- configurations of the vectors ----
@@ -124,15 +105,15 @@ enum { CAPACITY = 3, ROWS = 2 };
 static void start(net *n, const oht_model_config *c, oht_mode mode, bool recompute) {
     oht_value loss;
     memset(n, 0, sizeof *n);
-    ok(oht_model_create(&n->model, c, c->input), "model");
+    OK(oht_model_create(&n->model, c, c->input));
     n->table = oht_model_params(n->model);
-    ok(oht_graph_create(&n->g, be, n->table, mode, CAPACITY, c->input), "graph");
-    ok(oht_model_record(n->model, n->g, false, recompute, &loss), "record");
-    ok(oht_plan(n->g, loss), "plan");
-    ok(be->alloc(be, &n->arena, oht_plan_bytes(n->g), "arena"), "arena");
+    OK(oht_graph_create(&n->g, be, n->table, mode, CAPACITY, c->input));
+    OK(oht_model_record(n->model, n->g, false, recompute, &loss));
+    OK(oht_plan(n->g, loss));
+    OK(be->alloc(be, &n->arena, oht_plan_bytes(n->g), "arena"));
     n->param = filled(n->table);
     n->grad = mode == OHT_TRAIN ? calloc(n->table->flat_count, sizeof(float)) : NULL;
-    ok(oht_run_create(&n->run, n->g, n->arena, n->param, n->grad), "run");
+    OK(oht_run_create(&n->run, n->g, n->arena, n->param, n->grad));
     oht_run_poison(n->run, true);
     const size_t in = (size_t)(ROWS * c->input * c->series), out = (size_t)(ROWS * c->horizon * c->series);
     n->x = calloc(in, sizeof(float));
@@ -202,16 +183,16 @@ static void small_networks_match(void **state) {
             net n;
             start(&n, &cfg, OHT_TRAIN, recompute);
             assert_int_equal(oht_params_count(n.table), (int64_t)golden_number(c, "n_params_trained"));
-            near("loss", i, execute(&n), golden_number(c, "loss"), 1e-5);
+            golden_near("loss", i, execute(&n), golden_number(c, "loss"), 1e-5);
             const double norm = norm_of(n.grad, (int64_t)n.table->flat_count);
-            near("gradient norm", i, norm, golden_number(c, "grad_norm"), 1e-4);
+            golden_near("gradient norm", i, norm, golden_number(c, "grad_norm"), 1e-4);
             gradients(c, &n, i, norm);
 
             float *m = calloc(2 * n.table->flat_count, sizeof(float));
             const oht_adamw opt = {.lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .step = 1, .grad_scale = (float)golden_number(c, "clip_factor")};
             be->adamw(be, n.param, n.grad, m, m + n.table->flat_count, (int64_t)n.table->flat_count, &opt);
             double *losses = golden_doubles(golden_get(c, "adam_lr1e2"), "losses", NULL);
-            near("loss after a step", i, execute(&n), losses[1], 2e-2); // signs of tiny gradients decide it
+            golden_near("loss after a step", i, execute(&n), losses[1], 2e-2); // signs of tiny gradients decide it
             free(losses);
             free(m);
             stop(&n);
@@ -256,10 +237,10 @@ static void modules_match(const json_t *want, const oht_stats *s) {
     assert_int_equal(na, nb);
     qsort(a, na, sizeof *a, by_first);
     qsort(b, nb, sizeof *b, by_first);
-    for (size_t i = 0; i < na; i++) near("inf norm of a module", i, b[i][0], a[i][0], 2e-5);
+    for (size_t i = 0; i < na; i++) golden_near("inf norm of a module", i, b[i][0], a[i][0], 2e-5);
     double sum[2] = {0};
     for (size_t i = 0; i < na; i++) sum[0] += a[i][0] * a[i][1], sum[1] += b[i][0] * b[i][1];
-    near("inf norm times kurtosis over modules", 0, sum[1], sum[0], 1e-4);
+    golden_near("inf norm times kurtosis over modules", 0, sum[1], sum[0], 1e-4);
     free(a);
     free(b);
 }
@@ -274,26 +255,26 @@ static void forecasts_and_outliers_match(void **state) {
         start(&n, &cfg, OHT_EVAL, false);
         forecast_seen seen = {.observer.see = see_forecast};
         n.run->observer = &seen.observer;
-        near("loss", i, execute(&n), golden_number(c, "loss"), 1e-5);
+        golden_near("loss", i, execute(&n), golden_number(c, "loss"), 1e-5);
         size_t values;
         double *want = golden_doubles(c, "pred", &values);
         assert_int_equal(values, ROWS * 6 * 3);
-        for (size_t k = 0; k < values; k++) near("forecast", i, (double)seen.value[k], want[k], 1e-5);
+        for (size_t k = 0; k < values; k++) golden_near("forecast", i, (double)seen.value[k], want[k], 1e-5);
         free(want);
 
         oht_stats *s;
-        ok(oht_stats_create(&s, n.g, (int)cfg.heads), "statistics");
+        OK(oht_stats_create(&s, n.g, (int)cfg.heads));
         n.run->observer = oht_stats_observer(s);
         execute(&n);
         oht_outlier_metrics m;
         oht_stats_metrics(s, &m);
         assert_int_equal(m.modules, (int64_t)golden_number(o, "n_modules"));
-        near("max_inf_norm", i, m.max_inf_norm, golden_number(o, "max_inf_norm"), 1e-5);
-        near("max_ffn_inf_norm", i, m.max_ffn_inf_norm, golden_number(o, "max_ffn_inf_norm"), 1e-5);
-        near("max_layer_inf_norm", i, m.max_layer_inf_norm, golden_number(o, "max_layer_inf_norm"), 1e-5);
-        near("avg_kurtosis", i, m.avg_kurtosis, golden_number(o, "avg_kurtosis"), 1e-4);
-        near("max_kurtosis", i, m.max_kurtosis, golden_number(o, "max_kurtosis"), 1e-4);
-        near("max_kurtosis_layers", i, m.max_kurtosis_layers, golden_number(o, "max_kurtosis_layers"), 1e-4);
+        golden_near("max_inf_norm", i, m.max_inf_norm, golden_number(o, "max_inf_norm"), 1e-5);
+        golden_near("max_ffn_inf_norm", i, m.max_ffn_inf_norm, golden_number(o, "max_ffn_inf_norm"), 1e-5);
+        golden_near("max_layer_inf_norm", i, m.max_layer_inf_norm, golden_number(o, "max_layer_inf_norm"), 1e-5);
+        golden_near("avg_kurtosis", i, m.avg_kurtosis, golden_number(o, "avg_kurtosis"), 1e-4);
+        golden_near("max_kurtosis", i, m.max_kurtosis, golden_number(o, "max_kurtosis"), 1e-4);
+        golden_near("max_kurtosis_layers", i, m.max_kurtosis_layers, golden_number(o, "max_kurtosis_layers"), 1e-4);
         assert_true(m.clean_kurtosis > 1.0 && m.activation_kurtosis > 1.0);
         if (modules) modules_match(modules, s);
         oht_stats_destroy(s);
@@ -323,7 +304,7 @@ static void published_parameter_counts(void **state) {
             for (int learned = 0; learned < 2; learned++) {
                 oht_model *model;
                 snprintf(m.attention, sizeof m.attention, "%s", learned ? "entmax" : "softmax1");
-                ok(oht_model_create(&model, &m, m.input), "model");
+                OK(oht_model_create(&model, &m, m.input));
                 count[learned] = oht_params_count(oht_model_params(model));
                 oht_model_destroy(model);
             }
@@ -387,7 +368,7 @@ static void gates_learn(void **state) {
         if (q) memcpy(x, plain.param + q->offset, (size_t)p->count * sizeof(float));
         for (int64_t e = 0; !q && e < p->count; e++) x[e] = strstr(p->name, "bias") ? 30.0f : 0.0f;
     }
-    near("loss with open gates", 0, execute(&open), execute(&plain), 1e-6);
+    golden_near("loss with open gates", 0, execute(&open), execute(&plain), 1e-6);
     int checked = 0;
     for (int i = 0; i < open.table->n; i++) {
         const oht_param *p = &open.table->item[i];
@@ -416,237 +397,14 @@ static void gates_learn(void **state) {
     stop(&plain);
 }
 
-// ---- layers alone ----
-
-// A parameter (1,...) as the batch of one sample, and loss = sum of weight x.
-static void weigh_forward(oht_run *run, const oht_node *node) {
-    const float *w = *(const float *const *)node->attr;
-    oht_tensor x = oht_get(run, node->in[0]);
-    for (int64_t i = 0; i < oht_tensor_count(x); i++) run->loss_sum += (double)w[i] * (double)oht_f32(x)[i];
-}
-static void weigh_backward(oht_run *run, const oht_node *node) {
-    const float *w = *(const float *const *)node->attr;
-    oht_tensor d = oht_get_grad(run, node->in[0]);
-    memcpy(d.data, w, (size_t)oht_tensor_count(d) * sizeof(float));
-}
-static const oht_op WEIGH = {"weigh", weigh_forward, weigh_backward, NULL};
-
-typedef struct layer {
-    oht_params *table;
-    oht_graph *g;
-    oht_run *run;
-    void *arena;
-    float *param, *grad;
-    oht_value out;
-    float seen[64];
-} layer;
-
-static int add(oht_params *t, const char *name, int rank, const int64_t *dim) {
-    oht_param p = {.rank = rank, .zero_row = -1, .group = -1};
-    int id;
-    snprintf(p.name, sizeof p.name, "%s", name);
-    memcpy(p.dim, dim, (size_t)rank * sizeof *dim);
-    ok(oht_params_add(t, &p, &id), "parameter");
-    return id;
-}
-
-typedef enum layer_kind { GIVEN, LEARNED_STORED, LEARNED_STATE } layer_kind;
-
-// weight: d loss / d result. state, stored: (1,G,L,C), (1,G,S,C).
-static void start_layer(layer *l, layer_kind kind, const hopfield_style *style, int64_t G, int64_t L, int64_t S, const float *weight) {
-    memset(l, 0, sizeof *l);
-    ok(oht_params_create(&l->table), "table");
-    const int state = add(l->table, "state", 4, (int64_t[]){1, G, L, style->width}),
-              stored = add(l->table, "stored", 4, (int64_t[]){1, G, S, style->width});
-    registrar r = {.params = l->table};
-    reg_prefix(&r, "hop.", "hop.", -1);
-    hopfield_params p;
-    hopfield_register(&r, style, &p);
-    ok(r.status, "registration");
-    ok(oht_params_layout(l->table), "layout");
-    ok(oht_graph_create(&l->g, be, l->table, OHT_TRAIN, 1, 1), "graph");
-    oht_value x = oht_repeat(l->g, oht_parameter(l->g, state)), y = oht_repeat(l->g, oht_parameter(l->g, stored));
-    l->out = kind == GIVEN            ? hopfield_record(l->g, style, &p, x, y, NULL)
-             : kind == LEARNED_STORED ? hopfield_layer_record(l->g, style, &p, x, NULL)
-                                      : hopfield_pooling_record(l->g, style, &p, y, NULL);
-    oht_tap(l->g, l->out, "out", OHT_TAP_SEQUENCE, 0, 0);
-    oht_node *node = oht_node_new(l->g, &WEIGH, &l->out, 1, &weight, sizeof weight);
-    int64_t one = 1;
-    ok(oht_plan(l->g, node ? oht_node_output(l->g, node, OHT_F32, OHT_ROWS_FIXED, 1, &one) : OHT_NONE), "plan");
-    ok(be->alloc(be, &l->arena, oht_plan_bytes(l->g), "arena"), "arena");
-    l->param = calloc(l->table->flat_count, sizeof(float));
-    l->grad = calloc(l->table->flat_count, sizeof(float));
-    ok(oht_run_create(&l->run, l->g, l->arena, l->param, l->grad), "run");
-    oht_run_poison(l->run, true);
-    l->run->rows = 1;
-}
-
-static layer *watched;
-static void see_layer(oht_observer *self, const oht_run *run, const oht_tap_info *tap, oht_tensor x) {
-    (void)self, (void)run, (void)tap;
-    assert_true(oht_tensor_count(x) <= 64);
-    memcpy(watched->seen, x.data, (size_t)oht_tensor_count(x) * sizeof(float));
-}
-static double run_layer(layer *l) {
-    oht_observer o = {see_layer};
-    watched = l;
-    l->run->observer = &o;
-    oht_run_forward(l->run);
-    const double loss = l->run->loss_sum;
-    oht_run_backward(l->run);
-    return loss;
-}
-static float *value(const layer *l, const char *name, bool gradient) {
-    const oht_param *p = oht_params_find(l->table, name);
-    if (!p) fail_msg("no parameter %s", name);
-    return (gradient ? l->grad : l->param) + p->offset;
-}
-static void stop_layer(layer *l) {
-    oht_run_destroy(l->run);
-    oht_graph_destroy(l->g);
-    oht_params_destroy(l->table);
-    be->free(be, l->arena);
-    free(l->param);
-    free(l->grad);
-}
-
-static void equal(const char *what, size_t at, const float *got, const json_t *want, double tolerance) {
-    size_t n;
-    double *w = golden_doubles(want, NULL, &n);
-    for (size_t i = 0; i < n; i++) near(what, at, (double)got[i], w[i], tolerance);
-    free(w);
-}
-
-static void layers_match(void **state) {
-    (void)state;
-    const json_t *all = golden_get(golden, "hopfield_layers");
-    for (size_t i = 0; i < json_array_size(all); i++) {
-        const json_t *c = golden_at(all, i);
-        const int64_t B = (int64_t)golden_number(c, "B"), L = (int64_t)golden_number(c, "L"), S = (int64_t)golden_number(c, "S"),
-                      C = (int64_t)golden_number(c, "d");
-        const bool pool = strcmp(golden_string(c, "layer"), "HopfieldPooling") == 0;
-        const char *mode = golden_string(c, "mode");
-        hopfield_style style = {.width = C, .connected = true, .patterns = pool ? S : 0};
-        style.assoc = (oht_hopfield){.heads = (int)golden_number(c, "H"), .mix = json_is_true(golden_get(c, "mix")), .alpha_range = 2.0f};
-        style.assoc.f.kind = strcmp(mode, "softmax1") == 0 ? OHT_SOFTMAX1 : strcmp(mode, "sparsemax") == 0 ? OHT_SPARSEMAX : OHT_SOFTMAX;
-        style.assoc.learns_alpha = strcmp(mode, "entmax") == 0;
-        float weight[64];
-        golden_fill(weight, (size_t)(B * L * C), 3);
-        layer l;
-        start_layer(&l, pool ? LEARNED_STORED : GIVEN, &style, B, L, S, weight);
-        int seed = 20;
-        for (int k = 2; k < l.table->n; k++) {
-            const oht_param *p = &l.table->item[k];
-            if (strcmp(p->name, "hop.alpha") == 0) {
-                l.param[p->offset] = 0.3f;
-                continue;
-            }
-            golden_fill(l.param + p->offset, (size_t)p->count, seed++);
-            for (int64_t e = 0; ends(p->name, "key") && e < p->count; e++) l.param[p->offset + (size_t)e] *= 2.0f;
-        }
-        golden_fill(value(&l, "state", false), (size_t)(B * L * C), 1);
-        golden_fill(value(&l, "stored", false), (size_t)(B * S * C), 2);
-        for (int64_t e = 0; e < B * L * C; e++) value(&l, "state", false)[e] *= 2.0f;
-        for (int64_t e = 0; e < B * S * C; e++) value(&l, "stored", false)[e] *= 2.0f;
-        run_layer(&l);
-        equal("result", i, l.seen, golden_get(c, "y"), 2e-6);
-        equal("d state", i, value(&l, "state", true), golden_get(c, "dq"), 5e-6);
-        if (!pool) equal("d stored", i, value(&l, "stored", true), golden_get(c, "dstored"), 5e-6);
-        int seen = 0;
-        for (int k = 2; k < l.table->n; k++) {
-            const oht_param *p = &l.table->item[k];
-            const json_t *want = golden_get(golden_get(c, "grads"), p->hf_name + 4);
-            equal(p->name, i, l.grad + p->offset, golden_get(want, "first"), 5e-6);
-            near(p->name, i, norm_of(l.grad + p->offset, p->count), golden_number(want, "l2"), 5e-6);
-            seen++;
-        }
-        assert_int_equal(seen, json_object_size(golden_get(c, "grads")));
-        stop_layer(&l);
-    }
-}
-
-// Retrievals before the last association, everything static: the result is P times the stored patterns.
-static void iteration_matches(void **state) {
-    (void)state;
-    const json_t *all = golden_get(golden_get(golden, "hopfield_iteration"), "results");
-    int seen = 0;
-    for (size_t i = 0; i < json_array_size(all); i++) {
-        const json_t *c = golden_at(all, i);
-        const int associations = (int)golden_number(c, "associations");
-        // to convergence: with room for more steps than it takes
-        const bool settles = golden_number(c, "update_steps_max") < 0;
-        hopfield_style style = {.width = 3, .steps = settles ? 40 : associations - 1, .eps = settles ? 1e-4 : 0.0, .static_query = true, .static_key = true, .static_value = true, .static_out = true};
-        style.assoc = (oht_hopfield){.heads = 1, .beta = 4.0f};
-        float weight[6] = {1, -2, 3, -4, 5, -6};
-        layer l;
-        start_layer(&l, GIVEN, &style, 1, 2, 4, weight);
-        assert_int_equal(l.table->n, 2);
-        float *x = value(&l, "state", false), *y = value(&l, "stored", false);
-        golden_fill(x, 6, 32);
-        golden_fill(y, 12, 31);
-        for (int e = 0; e < 6; e++) x[e] *= 2.0f;
-        for (int e = 0; e < 12; e++) y[e] *= 2.0f;
-        run_layer(&l);
-        double *p = golden_doubles(c, "p", NULL);
-        for (int r = 0; r < 2; r++)
-            for (int d = 0; d < 3; d++) {
-                double want = 0.0;
-                for (int j = 0; j < 4; j++) want += p[r * 4 + j] * (double)y[j * 3 + d];
-                near("retrieved pattern", i, (double)l.seen[r * 3 + d], want, 2e-5);
-            }
-        // through all steps: slope along one direction
-        float kept[12];
-        memcpy(kept, value(&l, "stored", true), sizeof kept);
-        double d = 0.0, slope = 0.0;
-        for (int e = 0; e < 12; e++) d += (double)kept[e] * cos((double)e);
-        for (int side = -1; side <= 1; side += 2) {
-            for (int e = 0; e < 12; e++) y[e] += (float)(2e-3 * side * cos((double)e));
-            slope += side * run_layer(&l) / 4e-3;
-            for (int e = 0; e < 12; e++) y[e] -= (float)(2e-3 * side * cos((double)e));
-        }
-        near("slope", i, d, slope, settles ? 5e-2 : 2e-2); // float, up to 23 steps deep; another step more or less is about eps
-        free(p);
-        stop_layer(&l);
-        seen++;
-    }
-    assert_int_equal(seen, 4);
-}
-
-// OutEffHopPooling: learned states look at given patterns.
-static void learned_states_pool(void **state) {
-    (void)state;
-    hopfield_style style = {.width = 4, .patterns = 2, .learned_states = true, .connected = true};
-    style.assoc = (oht_hopfield){.f.kind = OHT_SOFTMAX1, .heads = 2};
-    float weight[8] = {1, 2, 3, 4, -1, -2, -3, -4};
-    layer l;
-    start_layer(&l, LEARNED_STATE, &style, 1, 3, 5, weight);
-    for (size_t i = 0; i < l.table->flat_count; i++) l.param[i] = sinf(1.3f * (float)i);
-    run_layer(&l);
-    float *x = value(&l, "hop.state", false), kept[8];
-    memcpy(kept, value(&l, "hop.state", true), sizeof kept);
-    assert_true(norm_of(kept, 8) > 1e-4);
-    for (int e = 0; e < 8; e++) {
-        double slope = 0.0;
-        for (int side = -1; side <= 1; side += 2) {
-            x[e] += (float)side * 1e-2f;
-            slope += side * run_layer(&l) / 2e-2;
-            x[e] -= (float)side * 1e-2f;
-        }
-        near("slope", (size_t)e, (double)kept[e], slope, 2e-3);
-    }
-    stop_layer(&l);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(layers_match),
-        cmocka_unit_test(iteration_matches),
-        cmocka_unit_test(learned_states_pool),
         cmocka_unit_test(small_networks_match),
         cmocka_unit_test(forecasts_and_outliers_match),
         cmocka_unit_test(published_parameter_counts),
         cmocka_unit_test(impossible_shapes_are_refused),
-        cmocka_unit_test(alpha_follows_the_patterns), cmocka_unit_test(gates_learn),
+        cmocka_unit_test(alpha_follows_the_patterns),
+        cmocka_unit_test(gates_learn),
     };
     return cmocka_run_group_tests(tests, load, unload);
 }
