@@ -92,7 +92,7 @@ const oht_command oht_cmd_report = {
     .run = run,
     .help = "  --table1       the paper's Table 1: published numbers beside mean and deviation over our seeds, all pairs of\n"
             "                 methods with paired differences and 95 % intervals, and both averages; with runs of STanHop-Net\n"
-            "                 also Table 2's column ETTh1\n"
+            "                 also Table 2's column ETTh1 (in csv and json: the records of kind table2)\n"
             "  --format WORD  text (default), md, csv, json, or html: one page with Table 1 and all plots, nothing outside it\n"
             "\n"
             "Runs that differ in train.seed only are seeds of one experiment. Differences of the list are in percent of the first\n"

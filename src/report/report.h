@@ -169,10 +169,17 @@ OHT_CHECKED oht_status oht_report_json(const oht_report_table *t, FILE *out);
 OHT_CHECKED oht_status oht_report_html(const oht_report_table *t, FILE *out);
 
 typedef enum oht_report_form { OHT_FORM_TEXT, OHT_FORM_MD, OHT_FORM_HTML } oht_report_form;
-// Table 2, its ETTh1 column: only where a run is one of STanHop-Net.
+// Row i of Table 2, its ETTh1 column: a horizon and a method. False beyond the last, and where no run is one of STanHop-Net.
+typedef struct oht_table2_row {
+    const oht_published_horizon *paper;
+    const oht_report_group *ours;               // NULL = none
+    double activation_kurtosis, start_kurtosis; // of ours, means over seeds; NAN = none
+} oht_table2_row;
+bool oht_table2_row_of(const oht_report_table *t, int i, oht_table2_row *out);
 OHT_CHECKED oht_status oht_table2(const oht_report_table *t, oht_report_form form, FILE *out);
 // What must be known of STanHop-Net's kurtosis, a paragraph; nothing without such a run.
 void oht_report_series_note(const oht_report_table *t, oht_report_form form, FILE *out);
 OHT_CHECKED oht_status oht_table1(const oht_report_table *t, oht_report_form form, FILE *out);
+// For programs; Table 2 is in them too.
 OHT_CHECKED oht_status oht_table1_csv(const oht_report_table *t, FILE *out);
 OHT_CHECKED oht_status oht_table1_json(const oht_report_table *t, FILE *out);

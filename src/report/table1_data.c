@@ -1,20 +1,12 @@
-// Table 1 for programs: one CSV record, or one JSON object, per number. Records: "value" a method's metric, "reduction" a pair's
-// in percent, "paired" our difference over common seeds with its interval, "average" a mean of reductions is left to the reader
-// of CSV and written in JSON.
+// Tables 1 and 2 for programs: one CSV record, or one JSON object, per number. Records: "value" a method's metric, "reduction" a
+// pair's in percent, "paired" our difference over common seeds with its interval, "table2" a method's metric at a horizon;
+// "average" a mean of reductions is left to the reader of CSV and written in JSON.
 #include <math.h>
 #include <string.h>
 
 #include <jansson.h>
 
 #include "report/report.h"
-
-static const char *metric_name(int metric, const char *model, char out[32]) {
-    const char *task = oht_published_task_of(model)->name;
-    if (metric == OHT_REPORT_KURTOSIS) return "avg_kurtosis";
-    if (metric == OHT_REPORT_INF_NORM) return "headline_inf_norm";
-    snprintf(out, 32, "%s%s", metric == OHT_REPORT_W8A8 ? "w8a8_" : "", task);
-    return out;
-}
 
 // JSON has no NaN and no infinity.
 static json_t *number(double value) {
@@ -30,11 +22,12 @@ static json_t *text(const char *s) { // a path may hold any bytes
 
 typedef struct record {
     const char *kind, *model, *method, *label; // label: of our group, NULL = none
-    int metric;
+    char metric[32];
     const double *paper, *paper_sd; // NULL = not in the paper
     double ours, ours_sd;
     int seeds;
     double low, high; // of a paired difference
+    int64_t horizon;  // of Table 2; 0 elsewhere
 } record;
 
 typedef struct sink {
@@ -60,16 +53,15 @@ static void csv_number(FILE *out, double value, const char *end) {
 }
 
 static void put(const sink *to, const record *r) {
-    char name[32];
     double paper = r->paper ? *r->paper : (double)NAN, sd = r->paper_sd ? *r->paper_sd : (double)NAN;
     double difference = 100.0 * (r->ours / paper - 1.0);
-    if (strcmp(r->kind, "value") != 0) difference = (double)NAN;
+    if (strcmp(r->kind, "reduction") == 0) difference = (double)NAN;
     if (to->list) {
         json_t *o = json_object();
         json_object_set_new(o, "kind", json_string(r->kind));
         json_object_set_new(o, "model", json_string(r->model));
         json_object_set_new(o, "method", json_string(r->method));
-        json_object_set_new(o, "metric", json_string(metric_name(r->metric, r->model, name)));
+        json_object_set_new(o, "metric", json_string(r->metric));
         json_object_set_new(o, "runs", r->label ? text(r->label) : json_null());
         json_object_set_new(o, "paper", number(paper));
         json_object_set_new(o, "paper_std", number(sd));
@@ -79,24 +71,30 @@ static void put(const sink *to, const record *r) {
         json_object_set_new(o, "difference_percent", number(difference));
         json_object_set_new(o, "low", number(r->low));
         json_object_set_new(o, "high", number(r->high));
+        json_object_set_new(o, "horizon", r->horizon ? json_integer(r->horizon) : json_null());
         json_array_append_new(to->list, o);
         return;
     }
-    fprintf(to->csv, "%s,%s,%s,%s,", r->kind, r->model, r->method, metric_name(r->metric, r->model, name));
+    fprintf(to->csv, "%s,%s,%s,%s,", r->kind, r->model, r->method, r->metric);
     csv_text(to->csv, r->label ? r->label : "");
     const double value[] = {paper, sd, r->ours, r->ours_sd};
     for (int i = 0; i < 4; i++) csv_number(to->csv, value[i], ",");
     fprintf(to->csv, "%d,", r->seeds);
     csv_number(to->csv, difference, ",");
     csv_number(to->csv, r->low, ",");
-    csv_number(to->csv, r->high, "\r\n");
+    csv_number(to->csv, r->high, ",");
+    csv_number(to->csv, r->horizon ? (double)r->horizon : (double)NAN, "\r\n");
 }
 
 // ---- all numbers ----
 
 static record nothing_of_ours(const char *kind, const char *model, const char *method, int metric) {
-    return (record){kind, model,       method,      NULL, metric,      NULL,
-                    NULL, (double)NAN, (double)NAN, 0,    (double)NAN, (double)NAN};
+    record r = {.kind = kind, .model = model, .method = method};
+    r.ours = r.ours_sd = r.low = r.high = (double)NAN;
+    if (metric == OHT_REPORT_KURTOSIS) strcpy(r.metric, "avg_kurtosis");
+    else if (metric == OHT_REPORT_INF_NORM) strcpy(r.metric, "headline_inf_norm");
+    else snprintf(r.metric, sizeof(r.metric), "%s%s", metric == OHT_REPORT_W8A8 ? "w8a8_" : "", oht_published_task_of(model)->name);
+    return r;
 }
 
 static void put_group(const sink *to, const oht_report_group *g, const oht_published *p) {
@@ -172,12 +170,37 @@ static void put_pairs(const sink *to, const oht_report_table *t) {
         }
 }
 
+static void put_table2(const sink *to, const oht_report_table *t) {
+    oht_table2_row row;
+    for (int i = 0; oht_table2_row_of(t, i, &row); i++) {
+        const oht_report_group *g = row.ours;
+        for (int m = 0; m < (g ? OHT_REPORT_W8A8 : OHT_REPORT_TASK); m++) { // the paper has no errors of forecasts here
+            record r = nothing_of_ours("table2", "STanHop-Net", row.paper->method, m);
+            r.horizon = row.paper->horizon;
+            if (m < OHT_REPORT_TASK) r.paper = m == OHT_REPORT_KURTOSIS ? &row.paper->kurtosis : &row.paper->inf_norm;
+            if (g) r.label = g->label, r.ours = g->mean[m], r.ours_sd = g->sd[m], r.seeds = g->count[m];
+            put(to, &r);
+        }
+        const struct {
+            const char *name;
+            double mean;
+        } more[] = {{"activation_kurtosis", row.activation_kurtosis}, {"start_kurtosis", row.start_kurtosis}};
+        for (int k = 0; k < 2 && g; k++) {
+            record r = nothing_of_ours("table2", "STanHop-Net", row.paper->method, OHT_REPORT_KURTOSIS);
+            strcpy(r.metric, more[k].name);
+            r.horizon = row.paper->horizon;
+            r.label = g->label, r.ours = more[k].mean, r.seeds = g->n;
+            put(to, &r);
+        }
+    }
+}
+
 oht_status oht_table1_csv(const oht_report_table *t, FILE *out) {
     const sink to = {.csv = out};
-    fputs("kind,model,method,metric,runs,paper,paper_std,ours,ours_std,seeds,difference_percent,low,high\r\n",
-          out);
+    fputs("kind,model,method,metric,runs,paper,paper_std,ours,ours_std,seeds,difference_percent,low,high,horizon\r\n", out);
     put_values(&to, t);
     put_pairs(&to, t);
+    put_table2(&to, t);
     return OHT_OK;
 }
 
@@ -218,13 +241,14 @@ oht_status oht_table1_json(const oht_report_table *t, FILE *out) {
     const sink to = {.list = json_array()};
     put_values(&to, t);
     put_pairs(&to, t);
+    put_table2(&to, t);
     for (int i = 0; i < t->n_failures; i++) {
         json_t *o = json_object();
         json_object_set_new(o, "run", text(t->failure[i].path));
         json_object_set_new(o, "error", text(t->failure[i].text));
         json_array_append_new(failed, o);
     }
-    json_object_set_new(root, "source", json_string("Hu et al., ICML 2024, PMLR 235:19123, Table 1"));
+    json_object_set_new(root, "source", json_string("Hu et al., ICML 2024, PMLR 235:19123, Tables 1 and 2"));
     json_object_set_new(root, "numbers", to.list);
     json_object_set_new(root, "average_reduction_percent", averages(t));
     json_object_set_new(root, "failed", failed);

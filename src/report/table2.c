@@ -36,29 +36,35 @@ static double start(const oht_report_run *r) {
     return r->start_kurtosis;
 }
 
-static oht_status fill(const oht_report_table *t, oht_grid *g) {
-    int n;
-    const oht_published_horizon *p = oht_published_horizons(&n);
-    for (int i = 0; i < n; i++) {
-        const oht_report_group *o = group_of(t, &p[i]);
-        OHT_TRY(oht_grid_add(g, "%d", (int)p[i].horizon));
-        OHT_TRY(oht_grid_add(g, "%s", p[i].title));
-        OHT_TRY(oht_grid_add(g, "%.3f / %.3f", p[i].kurtosis, p[i].inf_norm));
-        if (!o) {
-            for (int k = 0; k < 5; k++) OHT_TRY(oht_grid_add(g, "-"));
-            continue;
-        }
-        for (int m = 0; m < OHT_REPORT_W8A8; m++) OHT_TRY(add(g, o->mean[m], o->sd[m]));
-        OHT_TRY(add(g, mean_of(t, o, activations), (double)NAN));
-        OHT_TRY(add(g, mean_of(t, o, start), (double)NAN));
-    }
-    return OHT_OK;
-}
-
 static bool any(const oht_report_table *t) {
     for (int i = 0; i < t->n_runs; i++)
         if (is_series(&t->run[i])) return true;
     return false;
+}
+
+bool oht_table2_row_of(const oht_report_table *t, int i, oht_table2_row *out) {
+    int n;
+    const oht_published_horizon *p = oht_published_horizons(&n);
+    if (i >= n || !any(t)) return false;
+    const oht_report_group *o = group_of(t, &p[i]);
+    *out = (oht_table2_row){&p[i], o, (double)NAN, (double)NAN};
+    if (o) out->activation_kurtosis = mean_of(t, o, activations), out->start_kurtosis = mean_of(t, o, start);
+    return true;
+}
+
+static oht_status fill(const oht_report_table *t, oht_grid *g) {
+    oht_table2_row row;
+    for (int i = 0; oht_table2_row_of(t, i, &row); i++) {
+        const oht_published_horizon *p = row.paper;
+        OHT_TRY(oht_grid_add(g, "%d", (int)p->horizon));
+        OHT_TRY(oht_grid_add(g, "%s", p->title));
+        OHT_TRY(oht_grid_add(g, "%.3f / %.3f", p->kurtosis, p->inf_norm));
+        for (int m = 0; m < OHT_REPORT_W8A8; m++)
+            OHT_TRY(add(g, row.ours ? row.ours->mean[m] : (double)NAN, row.ours ? row.ours->sd[m] : (double)NAN));
+        OHT_TRY(add(g, row.activation_kurtosis, (double)NAN));
+        OHT_TRY(add(g, row.start_kurtosis, (double)NAN));
+    }
+    return OHT_OK;
 }
 
 oht_status oht_table2(const oht_report_table *t, oht_report_form form, FILE *out) {

@@ -30,6 +30,24 @@ grep -q 'runs/softmax1: [0-9.]* over 143 modules, [0-9.]* without probabilities,
 succeed "$OHTRAIN" report runs/* --table1
 grep -q '^24 *STanHop (GSH) *3.269 / 4.947 *[0-9]' out || { cat out; fail "no Table 2"; }
 grep -q '^ *OutEffHop *ours, 1 seed' out || { cat out; fail "not in Table 1"; }
+cp out table2.txt
+for format in csv json; do
+    succeed "$OHTRAIN" report runs/* --table1 --format $format
+    cp out table2.$format
+done
+python3 - <<'PY' || fail "Table 2 for programs"
+import csv, json
+rows = [r for r in csv.DictReader(open("table2.csv", newline="")) if r["kind"] == "table2"]
+numbers = [n for n in json.load(open("table2.json"))["numbers"] if n["kind"] == "table2"]
+same = lambda field, value: field == "" if value is None else field == value if isinstance(value, str) else float(field) == value
+assert len(rows) == len(numbers) and all(same(r[k], n[k]) for r, n in zip(rows, numbers) for k in n)
+assert sorted({n["horizon"] for n in numbers}) == [24, 48, 168, 336, 720]
+entmax = {n["metric"]: n for n in numbers if n["horizon"] == 24 and n["method"] == "Entmax"}
+assert list(entmax) == ["avg_kurtosis", "headline_inf_norm", "mse", "activation_kurtosis", "start_kurtosis"], entmax
+assert entmax["avg_kurtosis"]["paper"] == 3.269 and entmax["headline_inf_norm"]["paper"] == 4.947
+line = next(l for l in open("table2.txt") if l.startswith("24 ") and "STanHop (GSH)" in l).split()
+assert line[-5:] == ["%.3f" % n["ours"] for n in entmax.values()], (line, entmax) # one seed: no deviations
+PY
 succeed "$OHTRAIN" report runs/* --format html
 grep -q 'Table 2, ETTh1' out || fail "no Table 2 on the page"
 grep -q 'null mass' out || fail "no null mass on the page"
