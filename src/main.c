@@ -52,6 +52,7 @@ static void print_help(const oht_command *command) {
         return;
     }
     printf("ohtrain %s %s\n\n%s\n\n%s", command->name, command->usage, command->summary, command->help);
+    if (command->print_options) command->print_options(stdout);
     if (strstr(command->usage, "key=value")) {
         printf("\n");
         oht_config_help(stdout);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stdio.h>
 
 #include "oht/config.h"
 #include "oht/dist.h"
@@ -15,6 +16,7 @@ typedef struct oht_command {
     // An error must be the same on all ranks (a usage error is; else through oht_agree): main prints it once.
     oht_status (*run)(oht_comm *comm, int argc, char **argv);
     const char *help; // options, examples
+    void (*print_options)(FILE *out); // help that is made from tables, after `help`; NULL = there is none
 } oht_command;
 
 extern const oht_command oht_cmd_train, oht_cmd_eval, oht_cmd_prepare, oht_cmd_report, oht_cmd_check,
