@@ -4,9 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
 #include "config/table.h"
+#include "report/programs.h"
 #include "report/report.h"
 
 enum { COLUMNS = 9, CELL = OHT_PATH + 64, SHOWN = OHT_REPORT_W8A8 }; // metrics shown: those every run has
@@ -182,25 +181,6 @@ oht_status oht_report_markdown(const oht_report_table *t, FILE *out) {
     return OHT_OK;
 }
 
-static void print_csv_text(FILE *out, const char *text, int n) {
-    bool quote = false;
-    for (int i = 0; i < n; i++) quote |= strchr("\",\r\n", text[i]) != NULL;
-    if (quote) fputc('"', out);
-    for (int i = 0; i < n; i++) {
-        if (text[i] == '"') fputc('"', out);
-        fputc(text[i], out);
-    }
-    if (quote) fputc('"', out);
-    fputc(',', out);
-}
-
-static void print_csv_number(FILE *out, double value, const char *end) {
-    if (isnan(value))
-        fputs(end, out); // an empty field
-    else
-        fprintf(out, "%.9g%s", value, end);
-}
-
 oht_status oht_report_csv(const oht_report_table *t, FILE *out) {
     fputs("run,model,method,attention,gate,alpha,avg_kurtosis,headline_inf_norm,perplexity,avg_kurtosis_"
           "change_percent,"
@@ -211,45 +191,34 @@ oht_status oht_report_csv(const oht_report_table *t, FILE *out) {
     for (int i = 0; i < t->n_runs; i++) {
         const oht_report_run *r = &t->run[i];
         char gate[OHT_KEY_TEXT_MAX];
-        print_csv_text(out, r->path, r->path_bytes);
+        report_csv_text(out, r->path, r->path_bytes);
         fprintf(out, "%s,%s,", r->model->name, r->method);
-        print_csv_text(out, r->cfg.model.attention, (int)strlen(r->cfg.model.attention));
+        report_csv_text(out, r->cfg.model.attention, (int)strlen(r->cfg.model.attention));
         fprintf(out, "%s,%.9g,", gate_of(r, gate), r->cfg.model.alpha);
         const double result = r->metric[RESULT], changed = change(t, r, RESULT);
-        for (int m = 0; m < RESULT; m++) print_csv_number(out, r->metric[m], ",");
-        print_csv_number(out, result_of(r, "perplexity", result), ",");
-        for (int m = 0; m < RESULT; m++) print_csv_number(out, change(t, r, m), ",");
-        print_csv_number(out, result_of(r, "perplexity", changed), ",");
-        print_csv_number(out, r->loss, ",");
-        print_csv_number(out, r->max_inf_norm, ",");
-        print_csv_number(out, r->max_ffn_inf_norm, ",");
-        print_csv_number(out, r->max_layer_inf_norm, ",");
-        print_csv_number(out, r->max_kurtosis, ",");
+        for (int m = 0; m < RESULT; m++) report_csv_number(out, r->metric[m], ",");
+        report_csv_number(out, result_of(r, "perplexity", result), ",");
+        for (int m = 0; m < RESULT; m++) report_csv_number(out, change(t, r, m), ",");
+        report_csv_number(out, result_of(r, "perplexity", changed), ",");
+        report_csv_number(out, r->loss, ",");
+        report_csv_number(out, r->max_inf_norm, ",");
+        report_csv_number(out, r->max_ffn_inf_norm, ",");
+        report_csv_number(out, r->max_layer_inf_norm, ",");
+        report_csv_number(out, r->max_kurtosis, ",");
         fprintf(out, "%" PRId64 ",%" PRId64 ",%" PRId64 ",", r->params, r->step, r->cfg.train.steps);
-        print_csv_number(out, result_of(r, "top1", result), ",");
-        print_csv_number(out, result_of(r, "top1", changed), ",");
-        print_csv_number(out, r->metric[OHT_REPORT_W8A8], ",");
-        print_csv_number(out, change(t, r, OHT_REPORT_W8A8), "\r\n");
+        report_csv_number(out, result_of(r, "top1", result), ",");
+        report_csv_number(out, result_of(r, "top1", changed), ",");
+        report_csv_number(out, r->metric[OHT_REPORT_W8A8], ",");
+        report_csv_number(out, change(t, r, OHT_REPORT_W8A8), "\r\n");
     }
     return OHT_OK;
-}
-
-// JSON has no NaN and no infinity.
-static json_t *number(double value) {
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
-// A path may hold any bytes; JSON only UTF-8.
-static json_t *text_or_null(const char *text, int n) {
-    json_t *s = json_stringn(text, (size_t)n);
-    return s ? s : json_null();
 }
 
 static json_t *run_object(const oht_report_table *t, const oht_report_run *r) {
     char gate[OHT_KEY_TEXT_MAX];
     const oht_report_tap *l = &r->tap[r->largest];
     json_t *o = json_object(), *percent = json_object();
-    json_object_set_new(o, "run", text_or_null(r->path, r->path_bytes));
+    json_object_set_new(o, "run", report_json_text(r->path, r->path_bytes));
     json_object_set_new(o, "model", json_string(r->model->name));
     json_object_set_new(o, "method", json_string(r->method));
     json_object_set_new(o, "attention", json_string(r->cfg.model.attention));
@@ -259,46 +228,34 @@ static json_t *run_object(const oht_report_table *t, const oht_report_run *r) {
     json_object_set_new(o, "step", json_integer(r->step));
     json_object_set_new(o, "steps", json_integer(r->cfg.train.steps));
     json_object_set_new(o, "sequences", json_integer(r->sequences));
-    json_object_set_new(o, "loss", number(r->loss));
+    json_object_set_new(o, "loss", report_json_number(r->loss));
     for (int m = 0; m < SHOWN; m++)
-        json_object_set_new(o, metric_name(r, m), number(r->metric[m]));
-    json_object_set_new(o, "w8a8", number(r->metric[OHT_REPORT_W8A8]));
-    json_object_set_new(o, "max_inf_norm", number(r->max_inf_norm));
-    json_object_set_new(o, "max_ffn_inf_norm", number(r->max_ffn_inf_norm));
-    json_object_set_new(o, "max_layer_inf_norm", number(r->max_layer_inf_norm));
-    json_object_set_new(o, "max_kurtosis", number(r->max_kurtosis));
+        json_object_set_new(o, metric_name(r, m), report_json_number(r->metric[m]));
+    json_object_set_new(o, "w8a8", report_json_number(r->metric[OHT_REPORT_W8A8]));
+    json_object_set_new(o, "max_inf_norm", report_json_number(r->max_inf_norm));
+    json_object_set_new(o, "max_ffn_inf_norm", report_json_number(r->max_ffn_inf_norm));
+    json_object_set_new(o, "max_layer_inf_norm", report_json_number(r->max_layer_inf_norm));
+    json_object_set_new(o, "max_kurtosis", report_json_number(r->max_kurtosis));
     if (r->cfg.model.type == OHT_MODEL_STANHOP) {
-        json_object_set_new(o, "modules", number(r->modules));
-        json_object_set_new(o, "activation_kurtosis", number(r->activation_kurtosis));
-        json_object_set_new(o, "clean_kurtosis", number(r->clean_kurtosis));
-        json_object_set_new(o, "start_kurtosis", number(r->start_kurtosis));
-        json_object_set_new(o, "start_inf_norm", number(r->start_inf_norm));
+        json_object_set_new(o, "modules", report_json_number(r->modules));
+        json_object_set_new(o, "activation_kurtosis", report_json_number(r->activation_kurtosis));
+        json_object_set_new(o, "clean_kurtosis", report_json_number(r->clean_kurtosis));
+        json_object_set_new(o, "start_kurtosis", report_json_number(r->start_kurtosis));
+        json_object_set_new(o, "start_inf_norm", report_json_number(r->start_inf_norm));
     }
     for (int m = 0; m < SHOWN; m++)
-        json_object_set_new(percent, metric_name(r, m), number(change(t, r, m)));
-    json_object_set_new(percent, "w8a8", number(change(t, r, OHT_REPORT_W8A8)));
+        json_object_set_new(percent, metric_name(r, m), report_json_number(change(t, r, m)));
+    json_object_set_new(percent, "w8a8", report_json_number(change(t, r, OHT_REPORT_W8A8)));
     json_object_set_new(o, "change_percent", percent);
     json_object_set_new(o, "largest",
-                        json_pack("{s:s, s:o, s:I, s:I, s:I}", "tap", l->name, "value", number(l->inf_max), "sample", (json_int_t)l->sample,
+                        json_pack("{s:s, s:o, s:I, s:I, s:I}", "tap", l->name, "value", report_json_number(l->inf_max), "sample", (json_int_t)l->sample,
                                   "token", (json_int_t)l->token, "channel", (json_int_t)l->channel));
     return o;
 }
 
 oht_status oht_report_json(const oht_report_table *t, FILE *out) {
-    json_t *root = json_object(), *runs = json_array(), *failed = json_array();
+    json_t *root = json_object(), *runs = json_array();
     for (int i = 0; i < t->n_runs; i++) json_array_append_new(runs, run_object(t, &t->run[i]));
-    for (int i = 0; i < t->n_failures; i++) {
-        const oht_report_failure *f = &t->failure[i];
-        json_t *o = json_object();
-        json_object_set_new(o, "run", text_or_null(f->path, (int)strlen(f->path)));
-        json_object_set_new(o, "error", text_or_null(f->text, (int)strlen(f->text)));
-        json_array_append_new(failed, o);
-    }
     json_object_set_new(root, "runs", runs);
-    json_object_set_new(root, "failed", failed);
-    int code = json_dumpf(root, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
-    json_decref(root);
-    if (code != 0) OHT_FAIL(OHT_MEMORY, "cannot build the JSON of the report");
-    fputc('\n', out);
-    return OHT_OK;
+    return report_json_end(root, t, out);
 }

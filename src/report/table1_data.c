@@ -4,19 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-#include <jansson.h>
-
+#include "report/programs.h"
 #include "report/report.h"
-
-// JSON has no NaN and no infinity.
-static json_t *number(double value) {
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
-static json_t *text(const char *s) { // a path may hold any bytes
-    json_t *o = json_string(s);
-    return o ? o : json_null();
-}
 
 // ---- one number ----
 
@@ -35,23 +24,6 @@ typedef struct sink {
     FILE *csv;
 } sink;
 
-static void csv_text(FILE *out, const char *s) {
-    bool quote = strpbrk(s, "\",\r\n") != NULL;
-    if (quote) fputc('"', out);
-    for (; *s; s++) {
-        if (*s == '"') fputc('"', out);
-        fputc(*s, out);
-    }
-    fputs(quote ? "\"," : ",", out);
-}
-
-static void csv_number(FILE *out, double value, const char *end) {
-    if (isnan(value))
-        fputs(end, out); // an empty field
-    else
-        fprintf(out, "%.12g%s", value, end);
-}
-
 static void put(const sink *to, const record *r) {
     double paper = r->paper ? *r->paper : (double)NAN, sd = r->paper_sd ? *r->paper_sd : (double)NAN;
     double difference = 100.0 * (r->ours / paper - 1.0);
@@ -62,28 +34,28 @@ static void put(const sink *to, const record *r) {
         json_object_set_new(o, "model", json_string(r->model));
         json_object_set_new(o, "method", json_string(r->method));
         json_object_set_new(o, "metric", json_string(r->metric));
-        json_object_set_new(o, "runs", r->label ? text(r->label) : json_null());
-        json_object_set_new(o, "paper", number(paper));
-        json_object_set_new(o, "paper_std", number(sd));
-        json_object_set_new(o, "ours", number(r->ours));
-        json_object_set_new(o, "ours_std", number(r->ours_sd));
+        json_object_set_new(o, "runs", r->label ? report_json_text(r->label, (int)strlen(r->label)) : json_null());
+        json_object_set_new(o, "paper", report_json_number(paper));
+        json_object_set_new(o, "paper_std", report_json_number(sd));
+        json_object_set_new(o, "ours", report_json_number(r->ours));
+        json_object_set_new(o, "ours_std", report_json_number(r->ours_sd));
         json_object_set_new(o, "seeds", json_integer(r->seeds));
-        json_object_set_new(o, "difference_percent", number(difference));
-        json_object_set_new(o, "low", number(r->low));
-        json_object_set_new(o, "high", number(r->high));
+        json_object_set_new(o, "difference_percent", report_json_number(difference));
+        json_object_set_new(o, "low", report_json_number(r->low));
+        json_object_set_new(o, "high", report_json_number(r->high));
         json_object_set_new(o, "horizon", r->horizon ? json_integer(r->horizon) : json_null());
         json_array_append_new(to->list, o);
         return;
     }
     fprintf(to->csv, "%s,%s,%s,%s,", r->kind, r->model, r->method, r->metric);
-    csv_text(to->csv, r->label ? r->label : "");
+    report_csv_text(to->csv, r->label ? r->label : "", r->label ? (int)strlen(r->label) : 0);
     const double value[] = {paper, sd, r->ours, r->ours_sd};
-    for (int i = 0; i < 4; i++) csv_number(to->csv, value[i], ",");
+    for (int i = 0; i < 4; i++) report_csv_number(to->csv, value[i], ",");
     fprintf(to->csv, "%d,", r->seeds);
-    csv_number(to->csv, difference, ",");
-    csv_number(to->csv, r->low, ",");
-    csv_number(to->csv, r->high, ",");
-    csv_number(to->csv, r->horizon ? (double)r->horizon : (double)NAN, "\r\n");
+    report_csv_number(to->csv, difference, ",");
+    report_csv_number(to->csv, r->low, ",");
+    report_csv_number(to->csv, r->high, ",");
+    report_csv_number(to->csv, r->horizon ? (double)r->horizon : (double)NAN, "\r\n");
 }
 
 // ---- all numbers ----
@@ -231,30 +203,19 @@ static json_t *averages(const oht_report_table *t) {
     for (int i = 0; i < 3; i++)
         json_object_set_new(o, name[i],
                             json_pack("{s:i, s:o, s:o}", "pairs", count[i], "avg_kurtosis",
-                                      number(sum[i][0] / count[i]), "headline_inf_norm",
-                                      number(sum[i][1] / count[i])));
+                                      report_json_number(sum[i][0] / count[i]), "headline_inf_norm",
+                                      report_json_number(sum[i][1] / count[i])));
     return o;
 }
 
 oht_status oht_table1_json(const oht_report_table *t, FILE *out) {
-    json_t *root = json_object(), *failed = json_array();
+    json_t *root = json_object();
     const sink to = {.list = json_array()};
     put_values(&to, t);
     put_pairs(&to, t);
     put_table2(&to, t);
-    for (int i = 0; i < t->n_failures; i++) {
-        json_t *o = json_object();
-        json_object_set_new(o, "run", text(t->failure[i].path));
-        json_object_set_new(o, "error", text(t->failure[i].text));
-        json_array_append_new(failed, o);
-    }
     json_object_set_new(root, "source", json_string("Hu et al., ICML 2024, PMLR 235:19123, Tables 1 and 2"));
     json_object_set_new(root, "numbers", to.list);
     json_object_set_new(root, "average_reduction_percent", averages(t));
-    json_object_set_new(root, "failed", failed);
-    int code = json_dumpf(root, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
-    json_decref(root);
-    if (code != 0) OHT_FAIL(OHT_MEMORY, "cannot build the JSON of the report");
-    fputc('\n', out);
-    return OHT_OK;
+    return report_json_end(root, t, out);
 }
