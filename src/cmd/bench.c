@@ -4,11 +4,11 @@
 //
 //   gemm_share = (FLOPs executed by all ranks / step seconds) / (sum over ranks of F / sum_i (F_i / rate_i))
 //   mfu        = (FLOPs executed by all ranks / step seconds) / (ranks * peak)
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "cmd/bench_data.h"
 #include "oht/cmd.h"
 #include "oht/h5.h"
@@ -333,7 +333,7 @@ static void print_result(const oht_session *s, const result *r) {
 }
 
 static void set_real(json_t *object, const char *name, double value) {
-    json_object_set_new(object, name, isfinite(value) ? json_real(value) : json_null());
+    json_object_set_new(object, name, oht_json_number(value));
 }
 
 static oht_status write_json(const oht_session *s, const result *r, const char *path) {
@@ -378,12 +378,7 @@ static oht_status write_json(const oht_session *s, const result *r, const char *
         json_object_set_new(ops, r->op[i].name, op);
     }
     json_object_set_new(root, "operations", ops);
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
-    json_decref(root);
-    if (!text) OHT_FAIL(OHT_MEMORY, "cannot build the JSON of %s", path);
-    oht_status status = oht_file_replace(path, text, strlen(text));
-    free(text);
-    return status;
+    return oht_json_replace(path, root, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
 }
 
 static oht_status show(const oht_session *s, const result *r, const char *json) {

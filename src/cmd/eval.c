@@ -1,9 +1,8 @@
 // ohtrain eval: a run's newest checkpoint over its test split or, where it has none, the validation split; a table on stdout and, with -o, JSON.
-#include <jansson.h>
-#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "cmd/eval.h"
 #include "config/table.h"
 #include "oht/cmd.h"
@@ -38,7 +37,7 @@ static json_t *metrics_json(const oht_eval_result *r) {
     int n = oht_eval_metrics(r, m);
     json_t *o = json_object();
     for (int i = 0; i < n; i++) // JSON has no infinity
-        json_object_set_new(o, m[i].name, isfinite(m[i].value) ? json_real(m[i].value) : json_null());
+        json_object_set_new(o, m[i].name, oht_json_number(m[i].value));
     return o;
 }
 
@@ -55,12 +54,7 @@ static oht_status write_json(const oht_session *s, const char *path, const oht_e
     json_object_set_new(root, "batches", json_integer(r->batches));
     json_object_set_new(root, "fp", metrics_json(r));
     if (e->on) eval_quant_json(e, &s->cfg->quant, root);
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
-    json_decref(root);
-    if (!text) OHT_FAIL(OHT_MEMORY, "cannot build the JSON of %s", path);
-    oht_status status = oht_file_replace(path, text, strlen(text));
-    free(text);
-    return status;
+    return oht_json_replace(path, root, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
 }
 
 static oht_status report(const oht_session *s, const oht_options *opt, const oht_eval_result *r,

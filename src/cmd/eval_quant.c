@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "cmd/eval.h"
 #include "oht/log.h"
 #include "oht/memory.h"
@@ -156,7 +157,7 @@ void eval_quant_print(const eval_quant *e) {
 }
 
 static void set_number(json_t *o, const char *name, double x) { // JSON has no infinity
-    json_object_set_new(o, name, isfinite(x) ? json_real(x) : json_null());
+    json_object_set_new(o, name, oht_json_number(x));
 }
 
 void eval_quant_json(const eval_quant *e, const oht_quant_config *cfg, json_t *root) {

@@ -1,13 +1,13 @@
 // Files of a quantized model (src/quant/README.md): RUNDIR/quant.h5 and quant.json, which another runtime can
 // use, and the group /quant/<n> of RUNDIR/outliers.h5, which tells what quantization did to each site. Rank 0
 // writes; all are published whole.
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "config/table.h"
 #include "oht/h5.h"
 #include "oht/log.h"
@@ -236,12 +236,7 @@ static oht_status write_json(const oht_quant *q, const char *path) {
     json_object_set_new(root, "keys", keys);
     json_object_set_new(root, "activations", list[0]);
     json_object_set_new(root, "weights", list[1]);
-    char *text = json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
-    json_decref(root);
-    if (!text) OHT_FAIL(OHT_MEMORY, "cannot build the JSON of %s", path);
-    oht_status status = oht_file_replace(path, text, strlen(text));
-    free(text);
-    return status;
+    return oht_json_replace(path, root, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
 }
 
 oht_status oht_quant_export(const oht_quant *q, const char *rundir) {

@@ -228,27 +228,27 @@ static json_t *run_object(const oht_report_table *t, const oht_report_run *r) {
     json_object_set_new(o, "step", json_integer(r->step));
     json_object_set_new(o, "steps", json_integer(r->cfg.train.steps));
     json_object_set_new(o, "sequences", json_integer(r->sequences));
-    json_object_set_new(o, "loss", report_json_number(r->loss));
+    json_object_set_new(o, "loss", oht_json_number(r->loss));
     for (int m = 0; m < SHOWN; m++)
-        json_object_set_new(o, metric_name(r, m), report_json_number(r->metric[m]));
-    json_object_set_new(o, "w8a8", report_json_number(r->metric[OHT_REPORT_W8A8]));
-    json_object_set_new(o, "max_inf_norm", report_json_number(r->max_inf_norm));
-    json_object_set_new(o, "max_ffn_inf_norm", report_json_number(r->max_ffn_inf_norm));
-    json_object_set_new(o, "max_layer_inf_norm", report_json_number(r->max_layer_inf_norm));
-    json_object_set_new(o, "max_kurtosis", report_json_number(r->max_kurtosis));
+        json_object_set_new(o, metric_name(r, m), oht_json_number(r->metric[m]));
+    json_object_set_new(o, "w8a8", oht_json_number(r->metric[OHT_REPORT_W8A8]));
+    json_object_set_new(o, "max_inf_norm", oht_json_number(r->max_inf_norm));
+    json_object_set_new(o, "max_ffn_inf_norm", oht_json_number(r->max_ffn_inf_norm));
+    json_object_set_new(o, "max_layer_inf_norm", oht_json_number(r->max_layer_inf_norm));
+    json_object_set_new(o, "max_kurtosis", oht_json_number(r->max_kurtosis));
     if (r->cfg.model.type == OHT_MODEL_STANHOP) {
-        json_object_set_new(o, "modules", report_json_number(r->modules));
-        json_object_set_new(o, "activation_kurtosis", report_json_number(r->activation_kurtosis));
-        json_object_set_new(o, "clean_kurtosis", report_json_number(r->clean_kurtosis));
-        json_object_set_new(o, "start_kurtosis", report_json_number(r->start_kurtosis));
-        json_object_set_new(o, "start_inf_norm", report_json_number(r->start_inf_norm));
+        json_object_set_new(o, "modules", oht_json_number(r->modules));
+        json_object_set_new(o, "activation_kurtosis", oht_json_number(r->activation_kurtosis));
+        json_object_set_new(o, "clean_kurtosis", oht_json_number(r->clean_kurtosis));
+        json_object_set_new(o, "start_kurtosis", oht_json_number(r->start_kurtosis));
+        json_object_set_new(o, "start_inf_norm", oht_json_number(r->start_inf_norm));
     }
     for (int m = 0; m < SHOWN; m++)
-        json_object_set_new(percent, metric_name(r, m), report_json_number(change(t, r, m)));
-    json_object_set_new(percent, "w8a8", report_json_number(change(t, r, OHT_REPORT_W8A8)));
+        json_object_set_new(percent, metric_name(r, m), oht_json_number(change(t, r, m)));
+    json_object_set_new(percent, "w8a8", oht_json_number(change(t, r, OHT_REPORT_W8A8)));
     json_object_set_new(o, "change_percent", percent);
     json_object_set_new(o, "largest",
-                        json_pack("{s:s, s:o, s:I, s:I, s:I}", "tap", l->name, "value", report_json_number(l->inf_max), "sample", (json_int_t)l->sample,
+                        json_pack("{s:s, s:o, s:I, s:I, s:I}", "tap", l->name, "value", oht_json_number(l->inf_max), "sample", (json_int_t)l->sample,
                                   "token", (json_int_t)l->token, "channel", (json_int_t)l->channel));
     return o;
 }

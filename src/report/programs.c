@@ -22,10 +22,6 @@ void report_csv_number(FILE *out, double value, const char *end) {
         fprintf(out, "%.12g%s", value, end);
 }
 
-json_t *report_json_number(double value) {
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
 json_t *report_json_text(const char *text, int n) {
     json_t *s = json_stringn(text, (size_t)n);
     return s ? s : json_null();

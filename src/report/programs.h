@@ -3,15 +3,13 @@
 
 #include <stdio.h>
 
-#include <jansson.h>
-
+#include "base/json.h"
 #include "report/report.h"
 
 // A field of n bytes, quoted where it must be, and a comma.
 void report_csv_text(FILE *out, const char *text, int n);
 void report_csv_number(FILE *out, double value, const char *end); // NAN is an empty field
 
-json_t *report_json_number(double value); // JSON has no NaN and no infinity: null
 json_t *report_json_text(const char *text, int n); // a path may hold any bytes, JSON only UTF-8: else null
 // Adds the failures to root, writes it, frees it.
 OHT_CHECKED oht_status report_json_end(json_t *root, const oht_report_table *t, FILE *out);

@@ -35,14 +35,14 @@ static void put(const sink *to, const record *r) {
         json_object_set_new(o, "method", json_string(r->method));
         json_object_set_new(o, "metric", json_string(r->metric));
         json_object_set_new(o, "runs", r->label ? report_json_text(r->label, (int)strlen(r->label)) : json_null());
-        json_object_set_new(o, "paper", report_json_number(paper));
-        json_object_set_new(o, "paper_std", report_json_number(sd));
-        json_object_set_new(o, "ours", report_json_number(r->ours));
-        json_object_set_new(o, "ours_std", report_json_number(r->ours_sd));
+        json_object_set_new(o, "paper", oht_json_number(paper));
+        json_object_set_new(o, "paper_std", oht_json_number(sd));
+        json_object_set_new(o, "ours", oht_json_number(r->ours));
+        json_object_set_new(o, "ours_std", oht_json_number(r->ours_sd));
         json_object_set_new(o, "seeds", json_integer(r->seeds));
-        json_object_set_new(o, "difference_percent", report_json_number(difference));
-        json_object_set_new(o, "low", report_json_number(r->low));
-        json_object_set_new(o, "high", report_json_number(r->high));
+        json_object_set_new(o, "difference_percent", oht_json_number(difference));
+        json_object_set_new(o, "low", oht_json_number(r->low));
+        json_object_set_new(o, "high", oht_json_number(r->high));
         json_object_set_new(o, "horizon", r->horizon ? json_integer(r->horizon) : json_null());
         json_array_append_new(to->list, o);
         return;
@@ -203,8 +203,8 @@ static json_t *averages(const oht_report_table *t) {
     for (int i = 0; i < 3; i++)
         json_object_set_new(o, name[i],
                             json_pack("{s:i, s:o, s:o}", "pairs", count[i], "avg_kurtosis",
-                                      report_json_number(sum[i][0] / count[i]), "headline_inf_norm",
-                                      report_json_number(sum[i][1] / count[i])));
+                                      oht_json_number(sum[i][0] / count[i]), "headline_inf_norm",
+                                      oht_json_number(sum[i][1] / count[i])));
     return o;
 }
 

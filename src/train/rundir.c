@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -13,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "oht/h5.h"
 #include "oht/log.h"
 #include "oht/memory.h"
@@ -164,9 +164,7 @@ oht_status oht_rundir_same_data(oht_rundir *r, const oht_data_info *d, const cha
             (long long)json_integer_value(json_object_get(was, "validation_rows")), d->source_sha256,
             (long long)d->rows[OHT_SPLIT_TRAIN], (long long)d->rows[OHT_SPLIT_VALIDATION]);
     } else if (!was || !json_equal(was, now)) {
-        char *text = json_dumps(now, JSON_INDENT(2));
-        status = text ? oht_file_replace(path, text, strlen(text)) : OHT_MEMORY;
-        free(text);
+        status = oht_json_replace(path, json_incref(now), JSON_INDENT(2));
     }
     json_decref(was);
     json_decref(now);
