@@ -55,7 +55,7 @@ template <class T, int DP, bool SMALL = false> struct tile {
     enum {
         LD = DP + 16 / (int)sizeof(T),               // row length in shared memory: ldmatrix and float4 without bank conflicts
         KEYS = sizeof(T) == 4 || SMALL ? 32 : 64,    // keys a step of the kernels whose rows are queries
-        QUERIES = sizeof(T) == 4 || SMALL || DP > 80 ? 32 : 64, // queries a step of the kernel whose rows are keys
+        QUERIES = DP > 80 ? 16 : sizeof(T) == 4 || SMALL ? 32 : 64, // queries a step of the kernel whose rows are keys
     };
 };
 // Floats a warp needs to turn accumulators into factors of a product by FMA.
