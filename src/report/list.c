@@ -96,8 +96,10 @@ static void cell(const oht_report_table *t, const oht_report_run *r, int column,
         snprintf(out, CELL, "%" PRId64, r->params);
         break;
     default:
-        if (r->step < r->cfg.train.steps)
-            snprintf(out, CELL, "%" PRId64 " of %" PRId64, r->step, r->cfg.train.steps);
+        if (r->steps == 0)
+            snprintf(out, CELL, "%" PRId64 " so far", r->step);
+        else if (r->step < r->steps)
+            snprintf(out, CELL, "%" PRId64 " of %" PRId64, r->step, r->steps);
         else
             snprintf(out, CELL, "%" PRId64, r->step);
     }
@@ -192,7 +194,8 @@ oht_status oht_report_csv(const oht_report_table *t, FILE *out) {
         const oht_report_run *r = &t->run[i];
         char gate[OHT_KEY_TEXT_MAX];
         report_csv_text(out, r->path, r->path_bytes);
-        fprintf(out, "%s,%s,", r->model->name, r->method);
+        report_csv_text(out, r->model->name, (int)strlen(r->model->name));
+        fprintf(out, "%s,", r->method);
         report_csv_text(out, r->cfg.model.attention, (int)strlen(r->cfg.model.attention));
         fprintf(out, "%s,%.9g,", gate_of(r, gate), r->cfg.model.alpha);
         const double result = r->metric[RESULT], changed = change(t, r, RESULT);
@@ -205,7 +208,9 @@ oht_status oht_report_csv(const oht_report_table *t, FILE *out) {
         report_csv_number(out, r->max_ffn_inf_norm, ",");
         report_csv_number(out, r->max_layer_inf_norm, ",");
         report_csv_number(out, r->max_kurtosis, ",");
-        fprintf(out, "%" PRId64 ",%" PRId64 ",%" PRId64 ",", r->params, r->step, r->cfg.train.steps);
+        fprintf(out, "%" PRId64 ",%" PRId64 ",", r->params, r->step);
+        if (r->steps > 0) fprintf(out, "%" PRId64, r->steps);
+        fputc(',', out);
         report_csv_number(out, result_of(r, "top1", result), ",");
         report_csv_number(out, result_of(r, "top1", changed), ",");
         report_csv_number(out, r->metric[OHT_REPORT_W8A8], ",");
@@ -226,7 +231,7 @@ static json_t *run_object(const oht_report_table *t, const oht_report_run *r) {
     json_object_set_new(o, "gate", json_string(gate_of(r, gate)));
     json_object_set_new(o, "params", json_integer(r->params));
     json_object_set_new(o, "step", json_integer(r->step));
-    json_object_set_new(o, "steps", json_integer(r->cfg.train.steps));
+    json_object_set_new(o, "steps", r->steps > 0 ? json_integer(r->steps) : json_null());
     json_object_set_new(o, "sequences", json_integer(r->sequences));
     json_object_set_new(o, "loss", oht_json_number(r->loss));
     for (int m = 0; m < SHOWN; m++)

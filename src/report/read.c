@@ -187,6 +187,7 @@ oht_status oht_report_read(oht_report_table *t, char *const *path, int n, bool d
         // How many steps epochs and early stopping make, the configuration does not say.
         bool counts_steps = r->cfg.train.epochs == 0 && r->cfg.train.patience == 0;
         r->unfinished = counts_steps ? r->step < r->cfg.train.steps : !r->is_result;
+        r->steps = r->cfg.train.epochs == 0 ? r->cfg.train.steps : r->unfinished ? 0 : r->step;
         if (!r->unfinished) continue;
         t->n_unfinished++;
         if (counts_steps)

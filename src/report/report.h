@@ -67,6 +67,7 @@ typedef struct oht_report_run {
     const oht_report_model *model;
     char method[48]; // Table 1's name
     int64_t params, step, sequences;
+    int64_t steps; // of the whole run, at most; 0 = epochs make them, and it is not done
     bool unfinished, is_result; // is_result: the last evaluation is the run's last
     double metric[OHT_REPORT_METRICS]; // NAN = not evaluated
     double loss, max_inf_norm, max_ffn_inf_norm, max_layer_inf_norm, max_kurtosis;

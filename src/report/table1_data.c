@@ -47,7 +47,9 @@ static void put(const sink *to, const record *r) {
         json_array_append_new(to->list, o);
         return;
     }
-    fprintf(to->csv, "%s,%s,%s,%s,", r->kind, r->model, r->method, r->metric);
+    fprintf(to->csv, "%s,", r->kind);
+    report_csv_text(to->csv, r->model, (int)strlen(r->model));
+    fprintf(to->csv, "%s,%s,", r->method, r->metric);
     report_csv_text(to->csv, r->label ? r->label : "", r->label ? (int)strlen(r->label) : 0);
     const double value[] = {paper, sd, r->ours, r->ours_sd};
     for (int i = 0; i < 4; i++) report_csv_number(to->csv, value[i], ",");

@@ -57,6 +57,15 @@ succeed "$OHTRAIN" report runs/* --format json
 h5dump -d /eval/0/null_mass runs/softmax1/outliers.h5 | grep -q '( 11, 2 )' || fail "null mass is not (11, 2)"
 h5dump -d /attention/gate_mean runs/gated/outliers.h5 | grep -q '( 3, 11, 2 )' || fail "gates are not (3, 11, 2)"
 
+# Epochs decide how many steps a run has; a comma in a name is no new column.
+succeed "$OHTRAIN" train -c wave.yaml -o other --quiet model.horizon=12 train.steps=100 train.epochs=1 train.eval_every=0
+succeed "$OHTRAIN" report other --format csv
+grep -q '^other,"STanHop-Net, other horizon",OutEffHop,.*,14,14,' out || { cat out; fail "CSV of another horizon"; }
+succeed "$OHTRAIN" report other
+grep -q ' 14 of ' out && fail "a finished run of epochs has fewer steps than it should: $(cat out)"
+succeed "$OHTRAIN" report other --table1 --format csv
+grep -q '^value,"STanHop-Net, other horizon",OutEffHop,mse,' out || { cat out; fail "Table 1 as CSV of another horizon"; }
+
 # Quantized: 16 bits change next to nothing, 3 bits do; scores, probabilities and patterns are among the sites.
 for bits in 16 8 3; do
     succeed "$OHTRAIN" eval -r runs/softmax1 --quiet quant.weights=$bits quant.activations=$bits quant.batch=16 -o w$bits.json
