@@ -302,10 +302,13 @@ static void describe_node(const place *ranks, int size, int leader) {
                  crowded, node, ranks[crowded].threads, CPU_COUNT(&ranks[crowded].cores),
                  CPU_COUNT(&ranks[crowded].cores) == 1 ? "" : "s", ranks[crowded].threads,
                  CPU_COUNT(&ranks[crowded].cores));
+    else if (n > available)
+        oht_warn("node %s runs %d ranks on %d core%s: it will be slow (fix: fewer ranks on the node)", node, n,
+                 available, available == 1 ? "" : "s");
     else if (threads > available)
         oht_warn("node %s runs %d threads on %d core%s: it will be slow (fix: fewer ranks on the node, or "
                  "OMP_NUM_THREADS=%d)",
-                 node, threads, available, available == 1 ? "" : "s", available / n > 0 ? available / n : 1);
+                 node, threads, available, available == 1 ? "" : "s", available / n);
 }
 
 oht_status oht_comm_describe(oht_comm *comm, const char *device) {
