@@ -63,6 +63,8 @@ damaged '5s/$/,7/' 'line 5 has more'
 damaged '5s/2016-07-01 03/2016-06-30 03/' 'line 5: the date 2016-06-30 03:00:00 does not come after'
 damaged '5{p}' 'does not come after'
 damaged '5s/^[^,]*/soon/' '"soon" is no date'
+damaged '5s/^[^ ]*/2016-06-31/' '"2016-06-31 03:00:00" is no date'
+damaged '5s/$/\x00 /' 'line 5 holds a byte 0'
 damaged '2,$d' 'has a header, but no rows'
 damaged 's/,.*//' 'expected a date column and at least one column'
 damaged '1,$d' 'is empty'
@@ -77,9 +79,23 @@ expect 2 '-o FILE.h5 is missing' good.csv --split etth
 expect 2 'nearest: --split' good.csv --splt etth -o out.h5
 expect 2 'expected one CSV file' good.csv gap.csv --split etth -o out.h5
 expect 2 'is given twice' good.csv --split etth --split wth -o out.h5
+cp good.csv kept.csv && ln kept.csv linked.h5
+expect 2 'this is the input' kept.csv --split 30,12,14 -o kept.csv
+expect 2 'this is the input' kept.csv --split 30,12,14 -o linked.h5
+cmp good.csv kept.csv || fail "the input is not what it was"
 expect 6 'no/such/folder' good.csv --split 30,12,14 -o no/such/folder/out.h5
 timeout 120 mpirun -np 3 --oversubscribe --bind-to none "$OHTRAIN" prepare series bad.csv --split 30,12,14 -o out.h5 >log 2>&1
 [ $? = 3 ] || fail "3 ranks, damaged: $(cat log)"
 [ "$(grep -c '^ohtrain: .* error' log)" = 1 ] || fail "3 ranks, not one error: $(cat log)"
 
+
+# A stop request ends it early, with nothing left behind.
+awk 'BEGIN { print "date,a,b,c,d"; for (t = 0; t < 3000000; t++)
+    printf "%04d-01-%02d %02d:%02d:%02d,1,2,3,%d\n", 1 + t / 2592000 , 1 + t / 86400 % 30, t / 3600 % 24, t / 60 % 60, t % 60, t % 7 }' >long.csv
+timeout 120 "$OHTRAIN" prepare series long.csv --split 0.5,0.25,0.25 -o out.h5 >log 2>&1 &
+sleep 1
+kill -TERM $!
+wait $!
+[ $? = 75 ] || fail "a stop request: exit code is not 75: $(cat log)"
+[ -z "$(ls out.h5* 2>/dev/null)" ] || fail "a stop request: left $(ls out.h5*)"
 exit $bad

@@ -14,6 +14,7 @@
 
 #include "oht/h5.h"
 #include "oht/memory.h"
+#include "oht/signals.h"
 
 typedef struct reader {
     const char *path;
@@ -25,13 +26,16 @@ typedef struct reader {
     size_t time_room, value_room, name_room;
 } reader;
 
-static bool next_line(reader *r) {
+static oht_status next_line(reader *r, bool *found) {
     ssize_t n = getline(&r->line, &r->size, r->in);
-    if (n < 0) return false;
+    *found = n >= 0;
+    if (n < 0) return OHT_OK;
     SHA256Update(&r->hash, (const uint8_t *)r->line, (size_t)n);
     r->number++;
     while (n > 0 && (r->line[n - 1] == '\n' || r->line[n - 1] == '\r')) r->line[--n] = '\0';
-    return true;
+    if (strlen(r->line) != (size_t)n)
+        OHT_FAIL(OHT_DATA, "%s: line %lld holds a byte 0, this is no text\nfix: a CSV file in UTF-8", r->path, (long long)r->number);
+    return oht_signals_check();
 }
 
 // The field at *at, ended by a 0; *at moves to the next one, NULL after the last.
@@ -56,6 +60,11 @@ static int64_t days_of(int64_t y, int64_t m, int64_t d) {
     return era * 146097 + year * 365 + year / 4 - year / 100 + day - 719468;
 }
 
+static int days_in(int year, int month) {
+    if (month == 2) return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) ? 29 : 28;
+    return month == 4 || month == 6 || month == 9 || month == 11 ? 30 : 31;
+}
+
 // 2016-07-01 00:00:00, 2016/7/1 0:00, 2016-07-01: seconds since 1970.
 static bool parse_date(const char *text, int64_t *out) {
     int y, mo, d, h = 0, mi = 0, s = 0, n = 0;
@@ -74,13 +83,15 @@ static bool parse_date(const char *text, int64_t *out) {
             text += n;
         }
     }
-    if (*text || mo < 1 || mo > 12 || d < 1 || d > 31 || h < 0 || h > 23 || mi < 0 || mi > 59 || s < 0 || s > 60) return false;
+    if (*text || mo < 1 || mo > 12 || d < 1 || d > days_in(y, mo) || h < 0 || h > 23 || mi < 0 || mi > 59 || s < 0 || s > 60) return false;
     *out = days_of(y, mo, d) * 86400 + h * 3600 + mi * 60 + s;
     return true;
 }
 
 static oht_status read_header(reader *r, csv_table *t) {
-    if (!next_line(r)) OHT_FAIL(OHT_DATA, "%s: is empty\nfix: a CSV file with a header line", r->path);
+    bool found;
+    OHT_TRY(next_line(r, &found));
+    if (!found) OHT_FAIL(OHT_DATA, "%s: is empty\nfix: a CSV file with a header line", r->path);
     char *at = r->line;
     if (strncmp(at, "\xef\xbb\xbf", 3) == 0) at += 3; // byte order mark
     next_field(&at);
@@ -125,7 +136,10 @@ static oht_status read_row(reader *r, csv_table *t) {
 static oht_status read_all(reader *r, csv_table *t, int64_t *irregular) {
     SHA256Init(&r->hash);
     OHT_TRY(read_header(r, t));
-    while (next_line(r)) {
+    for (;;) {
+        bool found;
+        OHT_TRY(next_line(r, &found));
+        if (!found) break;
         if (!r->line[0]) continue; // an empty line, as at the end
         OHT_TRY(read_row(r, t));
         if (t->rows > 2 && t->time[t->rows - 1] - t->time[t->rows - 2] != t->time[1] - t->time[0]) ++*irregular;

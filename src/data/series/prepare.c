@@ -8,12 +8,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "data/series/csv.h"
 #include "oht/h5.h"
 #include "oht/log.h"
 #include "oht/memory.h"
 #include "oht/series.h"
+#include "oht/signals.h"
+
+enum { BLOCK_ROWS = 4096 };
 
 static const struct {
     const char *name;
@@ -94,12 +98,14 @@ static oht_status write_vector(oht_h5 *file, const char *name, oht_h5_type type,
 }
 
 static oht_status write_file(oht_h5 *file, const oht_prepare_series *opt, const csv_table *t, const int64_t split[3], const double *mean,
-                             const double *std, float *row) {
+                             const double *std, float *block) {
     oht_h5_shape shape = {.type = OHT_H5_F32, .rank = 2, .dim = {t->rows, t->columns}};
     OHT_TRY(oht_h5_make(file, "/values", &shape, false, true));
-    for (int64_t r = 0; r < t->rows; r++) {
-        for (int64_t c = 0; c < t->columns; c++) row[c] = (float)t->value[r * t->columns + c];
-        OHT_TRY(oht_h5_write(file, "/values", r, 1, OHT_H5_F32, row));
+    for (int64_t first = 0; first < t->rows; first += BLOCK_ROWS) {
+        int64_t n = t->rows - first < BLOCK_ROWS ? t->rows - first : BLOCK_ROWS;
+        for (int64_t i = 0; i < n * t->columns; i++) block[i] = (float)t->value[first * t->columns + i];
+        OHT_TRY(oht_h5_write(file, "/values", first, n, OHT_H5_F32, block));
+        OHT_TRY(oht_signals_check());
     }
     OHT_TRY(write_vector(file, "/timestamps", OHT_H5_I64, t->rows, t->time));
     OHT_TRY(oht_h5_write_strings(file, "/columns", (const char *const *)t->name, t->columns));
@@ -114,19 +120,27 @@ static oht_status write_file(oht_h5 *file, const oht_prepare_series *opt, const 
     return oht_h5_set_text(file, "/", "source_sha256", t->sha256);
 }
 
-static oht_status convert(const oht_prepare_series *opt, csv_table *t, double **scaler, float **row) {
+static oht_status keep_input(const oht_prepare_series *opt) {
+    struct stat in, out;
+    if (stat(opt->out, &out) == 0 && stat(opt->csv, &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
+        OHT_FAIL(OHT_CONFIG, "-o %s: this is the input, it would be overwritten\nfix: another name after -o", opt->out);
+    return OHT_OK;
+}
+
+static oht_status convert(const oht_prepare_series *opt, csv_table *t, double **scaler, float **block) {
     int64_t irregular, split[OHT_SERIES_SPLITS];
+    OHT_TRY(keep_input(opt));
     OHT_TRY(csv_read(t, opt->csv, &irregular));
     if (irregular > 0)
         oht_warn("%s: %lld of %lld steps in time differ from the first one; rows are taken as equally spaced", opt->csv,
                  (long long)irregular, (long long)t->rows - 1);
     OHT_TRY(oht_series_split_rows(opt->split, t->rows, split));
     OHT_TRY(OHT_ALLOC(scaler, 2 * (size_t)t->columns, "scaler"));
-    OHT_TRY(OHT_ALLOC(row, (size_t)t->columns, "a row"));
+    OHT_TRY(OHT_ALLOC(block, (size_t)(BLOCK_ROWS * t->columns), "rows to write"));
     scale(t, split[OHT_SERIES_TRAIN], *scaler, *scaler + t->columns);
     oht_h5 *file;
     OHT_TRY(oht_h5_create(&file, opt->out));
-    oht_status status = write_file(file, opt, t, split, *scaler, *scaler + t->columns, *row);
+    oht_status status = write_file(file, opt, t, split, *scaler, *scaler + t->columns, *block);
     if (status != OHT_OK) {
         oht_h5_close(file);
         return oht_error_frame(status, __FILE__, __LINE__);
@@ -142,12 +156,12 @@ oht_status oht_prepare_series_run(oht_comm *comm, const oht_prepare_series *opt)
     if (oht_comm_rank(comm) == 0) {
         csv_table table = {0};
         double *scaler = NULL;
-        float *row = NULL;
+        float *block = NULL;
         oht_h5_silence();
-        status = convert(opt, &table, &scaler, &row);
+        status = convert(opt, &table, &scaler, &block);
         csv_free(&table);
         oht_free(scaler);
-        oht_free(row);
+        oht_free(block);
     }
     return oht_agree(comm, status);
 }
