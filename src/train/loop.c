@@ -368,9 +368,9 @@ static oht_status resume(trainer *t) {
 
 static oht_status start_loader(trainer *t) {
     const oht_train_config *tc = &t->cfg->train;
-    int64_t done = t->s->state.step;
+    int64_t done = t->s->state.step, left = t->s->paced.steps - done; // below 0 where train.steps became less
     oht_loader_config lc = oht_session_loader(t->s, OHT_SPLIT_TRAIN, tc->global_batch,
-                                              oht_graph_rows(t->s->train_graph), done, t->s->paced.steps - done);
+                                              oht_graph_rows(t->s->train_graph), done, left > 0 ? left : 0);
     lc.epoch_steps = t->s->epoch_steps;
     return oht_loader_create(&t->loader, t->cfg->data.path, &lc);
 }

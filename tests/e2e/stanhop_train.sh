@@ -41,6 +41,13 @@ succeed ranks 2 "$OHTRAIN" eval -r "$work/np2" -o "$work/eval.json" --quiet
 cp "$work/out" "$work/table"
 succeed "$OHTRAIN" eval -r "$work/np2" -o "$work/validation.json" --quiet eval.split=validation
 expect 0 'is finished' "$OHTRAIN" train -c "$work/s.yaml" -o "$work/one"
+
+# Fewer steps than are done, and an evaluation that the new keys ask for: it is made up for, nothing is trained.
+fewer="$train -o $work/fewer train.epochs=0 train.patience=0 train.keep_best=false train.schedule=constant run.checkpoint_every=6"
+succeed $fewer train.steps=10 train.eval_every=5
+rm "$work"/fewer/checkpoints/step-00000010.h5
+succeed $fewer train.steps=5 train.eval_every=3
+grep -q '^{"step": 6, "eval": .*"split": "validation"' "$work/fewer/metrics.jsonl" || fail "no evaluation of step 6"
 succeed "$OHTRAIN" report "$work/one" "$work/np2"
 python3 - "$work" <<'PY' || fail "results"
 import json, sys
