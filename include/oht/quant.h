@@ -48,6 +48,7 @@ typedef struct oht_estimator_config {
     double percentile; // of OHT_RANGE_RUNNING_MINMAX; 0 = minimum and maximum
     oht_mse_margin margin; // of the mean-squared-error kinds
     int candidates; // of the grids: 100
+    bool stops; // heeds stop requests between candidates: a grid may take hours
 } oht_estimator_config;
 
 typedef struct oht_estimator oht_estimator;

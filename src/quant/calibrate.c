@@ -109,6 +109,7 @@ oht_status quant_open_data(oht_quant *q, uint64_t seed, int64_t first, oht_loade
 }
 
 static oht_status calibrate(oht_quant *q, uint64_t seed) {
+    q->stops = true;
     OHT_TRY(oht_quant_begin(q));
     if (q->cfg->activations == 0) return OHT_OK; // weights need no data
     oht_estimator_config ec = quant_estimator(q, &q->site[0]);

@@ -29,6 +29,7 @@ struct oht_quant {
     void *arena; // own, NULL = the session's is large enough
     float *flat; // quantized parameters
     quant_mode mode;
+    bool stops; // a stop request ends the calibration; the probe's, in the middle of a step, it does not
     oht_status status; // first failure inside a forward pass
     oht_error failure;
     oht_quant_site *site;

@@ -15,6 +15,7 @@
 
 #include "oht/memory.h"
 #include "oht/quant.h"
+#include "oht/signals.h"
 
 static const double MOMENTUM = 0.9, MARGIN = 0.5;
 
@@ -166,6 +167,7 @@ static oht_status update_grid(oht_estimator *e, const oht_quant_data *d, const d
     e->loss = INFINITY;
     for (int i = 1; i <= e->cfg.candidates; i++)
         for (int64_t s = 0; s < e->shifts; s++) {
+            if (e->cfg.stops) OHT_TRY(oht_signals_check());
             double range[2], *sum = &e->sum[(i - 1) * e->shifts + s];
             candidate(e, i, s, range);
             oht_quantizer q = oht_quantizer_of(e->cfg.symmetric, e->cfg.bits, range[0], range[1]);

@@ -14,6 +14,7 @@ oht_estimator_config quant_estimator(const oht_quant *q, const oht_quant_site *s
         .percentile = site->weight ? 0.0 : cfg->percentile,
         .margin = cfg->mse_margin,
         .candidates = 100,
+        .stops = q->stops,
     };
 }
 
