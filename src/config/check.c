@@ -165,8 +165,9 @@ static oht_status check_epochs(const oht_config *cfg) {
     oht_config unset;
     oht_config_defaults(&unset);
     if (t->epochs > 0 && t->steps != unset.train.steps)
-        OHT_FAIL(OHT_CONFIG, "train.steps = %lld and train.epochs = %lld both say how long to train\nfix: leave one of them out",
-                 (long long)t->steps, (long long)t->epochs);
+        OHT_FAIL(OHT_CONFIG, "train.steps = %lld and train.epochs = %lld both say how long to train\nfix: leave one of them out; on the "
+                             "command line train.steps=%lld or train.epochs=0 take back what a file says",
+                 (long long)t->steps, (long long)t->epochs, (long long)unset.train.steps);
     if (t->epochs > 0 && t->schedule != OHT_LR_COSINE_END && t->lr_every != 1)
         OHT_FAIL(OHT_CONFIG, "train.lr_every: found %lld, but train.epochs knows the steps of an epoch\nfix: leave it out",
                  (long long)t->lr_every);

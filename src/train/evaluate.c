@@ -110,7 +110,8 @@ static oht_status all_batches(oht_session *s, oht_run *run, oht_stats *stats, oh
     if (!isfinite(out->loss)) {
         const char *tap = stats ? oht_stats_first_nonfinite(stats) : NULL;
         OHT_FAIL(OHT_NUMERIC,
-                 "evaluation: the loss is %g; the first tensor with values that are not finite: %s",
+                 "evaluation: the loss is %g; the first tensor with values that are not finite: %s\nfix: train into a new run "
+                 "directory (-o) with a smaller train.lr or more train.warmup_steps",
                  out->loss, tap ? tap : "none of the activations, it happened in the loss");
     }
     return OHT_OK;

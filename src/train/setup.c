@@ -430,8 +430,7 @@ oht_status oht_session_step_flops(const oht_session *s, double *out) {
 }
 
 // ---- checkpoint to all ranks ----
-// Root's device
-// memory to every rank's, through a host buffer of one piece.
+// Root's device memory to every rank's, through a host buffer of one piece.
 static oht_status spread(oht_session *s, float *device, unsigned char *host, size_t piece) {
     size_t total = s->params->flat_count * sizeof(float);
     bool root = oht_comm_rank(s->comm) == 0;
