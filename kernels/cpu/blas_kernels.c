@@ -3,6 +3,7 @@
 #include <cblas.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #include "oht/backend.h"
@@ -15,6 +16,7 @@ void oht_blas_best_kernels(char **argv) {
 #ifdef __x86_64__
     static const char *const WITH_AVX2[] = {"Haswell", "Zen", "SkylakeX", "Cooperlake", "SapphireRapids"};
     if (getenv("OPENBLAS_CORETYPE")) return;
+    if (getauxval(AT_BASE) == 0) return; // started as `ld.so PROGRAM`: what could be started again is ld.so
     for (size_t i = 0; i < sizeof(WITH_AVX2) / sizeof(WITH_AVX2[0]); i++)
         if (strcasecmp(oht_blas_kernels(), WITH_AVX2[i]) == 0) return;
     __builtin_cpu_init();

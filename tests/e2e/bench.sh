@@ -20,6 +20,8 @@ expect 6 'bench.json' "$OHTRAIN" bench --quiet -c "$work/opt.yaml" --steps 1 --j
 if grep -q avx2 /proc/cpuinfo; then
     succeed env -u OPENBLAS_CORETYPE "$OHTRAIN" bench --quiet -c "$work/opt.yaml" --steps 1
     grep -qE 'OpenBLAS for (Haswell|Zen|SkylakeX|Cooperlake|SapphireRapids)$' "$work/out" || { cat "$work/out"; fail "slow kernels"; }
+    loader=$(ldd "$OHTRAIN" | grep -o '/[^ ]*/ld-linux[^ ]*')
+    [ -n "${OHT_SANITIZE:-}" ] || succeed env -u OPENBLAS_CORETYPE "$loader" "$OHTRAIN" bench --quiet -c "$work/opt.yaml" --steps 1
     succeed env OPENBLAS_CORETYPE=Nehalem "$OHTRAIN" bench --quiet -c "$work/opt.yaml" --steps 1
     grep -q 'OpenBLAS for Nehalem$' "$work/out" || { cat "$work/out"; fail "OPENBLAS_CORETYPE is ignored"; }
 fi
