@@ -27,6 +27,8 @@ oht_status eval_quant_level(const oht_options *opt, const oht_config *cfg, oht_q
         OHT_FAIL(
             OHT_CONFIG,
             "eval: --sensitivity of what? Nothing is quantized\nfix: quant.weights=8 quant.activations=8");
+    if (i == OHT_QUANT_BY_LAYER && cfg->model.type == OHT_MODEL_STANHOP)
+        OHT_FAIL(OHT_CONFIG, "eval: --sensitivity layer: the associations of STanHop-Net are no layers\nfix: --sensitivity site or kind");
     *out = (oht_quant_level)i;
     return OHT_OK;
 }

@@ -93,6 +93,7 @@ for site in dec.1.cross.scores enc.0.pool.probs enc.0.pool.key dec.0.series.cont
     grep -q "\"$site\"" runs/softmax1/quant.json || fail "no site $site"
 done
 grep -q '"dec.0.predict"' runs/softmax1/quant.json && fail "the forecast is quantized"
+expect 2 'are no layers' "$OHTRAIN" eval -r runs/softmax1 quant.weights=8 --sensitivity layer
 # A stop request is heeded while one range is estimated, which with 16 bits takes hours.
 "$OHTRAIN" eval -r runs/softmax1 --quiet quant.activations=16 quant.activation_ranges=mse_grid quant.batch=16 >out 2>&1 &
 sleep 3
