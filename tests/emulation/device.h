@@ -261,15 +261,16 @@ template <class T> OHT_NO_TSAN inline void mma_fn(void **r, unsigned mask) {
 struct Ldmatrix {
     const void *row;
     uint32_t *out;
+    unsigned char value[16]; // of the row
 };
 template <bool trans> OHT_NO_TSAN inline void ldmatrix_fn(void **r, unsigned mask) {
     if (mask != 0xffffffffu) fail("ldmatrix needs all 32 lanes");
     for (int m = 0; m < 4; m++) {
         uint16_t tile[8][8];
         for (int i = 0; i < 8; i++) {
-            const void *row = ((Ldmatrix *)r[m * 8 + i])->row;
-            if ((uintptr_t)row % 16) fail("ldmatrix: a row's address is not a multiple of 16");
-            memcpy(tile[i], row, 16);
+            const Ldmatrix *of = (Ldmatrix *)r[m * 8 + i];
+            if ((uintptr_t)of->row % 16) fail("ldmatrix: a row's address is not a multiple of 16");
+            memcpy(tile[i], of->value, 16);
         }
         for (int l = 0; l < 32; l++) {
             int i = l / 4, j = l % 4 * 2;
@@ -285,6 +286,7 @@ template <class T> inline void gpu_mma(float c[4], const uint32_t a[4], const ui
 }
 template <bool trans> inline void gpu_ldmatrix4(uint32_t r[4], const void *row) {
     oht_emu::Ldmatrix record{row, r};
+    memcpy(record.value, row, sizeof(record.value)); // here, where the thread sanitizer sees who reads
     oht_emu::warp_collective(0xffffffffu, oht_emu::ldmatrix_fn<trans>, &record, false);
 }
 // Asynchronous copies happen at the wait; until then the target holds NaN.
