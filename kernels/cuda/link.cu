@@ -2,8 +2,8 @@
 // the kernels' stream held when they were queued, so a gradient's first pieces are summed while backward makes the
 // others. One communicator, one stream, every rank the same order: nothing can lock up.
 //
-// finish watches: a rank that died is an asynchronous error of the communicator, one that hangs is found by the clock.
-// Both abort the communicator, without which the device would wait for ever.
+// The communicator does not block. A rank that died is an asynchronous error of it, one that hangs is found by the clock, at
+// its making as at each finish. Both abort the communicator, without which the device would wait for ever.
 #include "cuda/cuda.h"
 
 #include <chrono>
@@ -23,10 +23,47 @@ struct cuda_link {
 static_assert(sizeof(ncclUniqueId) <= OHT_LINK_ID, "NCCL's id fits");
 
 static bool nccl_ok(cuda_context *ctx, ncclResult_t r, const char *call, int line) {
-    if (r != ncclSuccess && r != ncclInProgress) cuda_note(ctx, call, ncclGetErrorString(r), __FILE__, line);
-    return r == ncclSuccess || r == ncclInProgress;
+    if (r != ncclSuccess) cuda_note(ctx, call, ncclGetErrorString(r), __FILE__, line);
+    return r == ncclSuccess;
 }
 #define NCCL_OK(ctx, call) nccl_ok((ctx), (call), #call, __LINE__)
+
+static double seconds_now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Has the communicator neither an error, nor been waited for longer than patience allows? *seen: its state.
+static bool healthy(cuda_context *ctx, const char *what, double waiting_s, ncclResult_t *seen) {
+    cuda_link *link = ctx->link;
+    if (!NCCL_OK(ctx, ncclCommGetAsyncError(link->comm, seen))) return false;
+    if (*seen != ncclSuccess && *seen != ncclInProgress) {
+        cuda_note(ctx, what, ncclGetErrorString(*seen), __FILE__, __LINE__);
+        return false;
+    }
+    if (link->patience_s <= 0 || waiting_s < link->patience_s) return true;
+    char text[128];
+    snprintf(text, sizeof(text), "no end after %.0f s: a rank is gone or hangs (run.patience_s = %g)", waiting_s,
+             link->patience_s);
+    cuda_note(ctx, what, text, __FILE__, __LINE__);
+    return false;
+}
+
+static void abandon(cuda_link *link) {
+    if (link->comm) (void)ncclCommAbort(link->comm);
+    link->comm = nullptr;
+}
+
+// The end of a call on the communicator, which does not block: nothing may be queued behind it before.
+static bool settled(cuda_context *ctx, ncclResult_t r, const char *call, int line) {
+    cuda_link *link = ctx->link;
+    double start = seconds_now();
+    while (r == ncclInProgress && healthy(ctx, call, seconds_now() - start, &r))
+        if (r == ncclInProgress) sched_yield();
+    bool ok = !ctx->failed && nccl_ok(ctx, r, call, line);
+    if (!ok) abandon(link);
+    return ok;
+}
+#define SETTLED(ctx, call) settled((ctx), (call), #call, __LINE__)
 
 static oht_status failure(cuda_context *ctx) {
     ctx->failed = false;
@@ -52,7 +89,9 @@ static oht_status link_cuda(oht_backend *be, const unsigned char id[OHT_LINK_ID]
     link->size = size;
     link->patience_s = patience_s;
     int least = 0, greatest = 0;
-    bool ok = NCCL_OK(ctx, ncclCommInitRank(&link->comm, size, drawn, rank)) &&
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    bool ok = SETTLED(ctx, ncclCommInitRankConfig(&link->comm, size, drawn, rank, &config)) &&
               CUDA_OK(ctx, cudaDeviceGetStreamPriorityRange(&least, &greatest)) &&
               CUDA_OK(ctx, cudaStreamCreateWithPriority(&link->stream, cudaStreamNonBlocking, greatest)) &&
               CUDA_OK(ctx, cudaEventCreateWithFlags(&link->before, cudaEventDisableTiming)) &&
@@ -73,40 +112,19 @@ static cuda_link *after_kernels(cuda_context *ctx) {
 static void all_reduce_cuda(oht_backend *be, float *x, int64_t n) {
     cuda_context *ctx = cuda_of(be);
     if (cuda_link *link = after_kernels(ctx))
-        NCCL_OK(ctx, ncclAllReduce(x, x, (size_t)n, ncclFloat32, ncclSum, link->comm, link->stream));
+        SETTLED(ctx, ncclAllReduce(x, x, (size_t)n, ncclFloat32, ncclSum, link->comm, link->stream));
 }
 
 static void reduce_scatter_cuda(oht_backend *be, float *x, int64_t n) {
     cuda_context *ctx = cuda_of(be);
     if (cuda_link *link = after_kernels(ctx))
-        NCCL_OK(ctx, ncclReduceScatter(x, x + link->rank * n, (size_t)n, ncclFloat32, ncclSum, link->comm, link->stream));
+        SETTLED(ctx, ncclReduceScatter(x, x + link->rank * n, (size_t)n, ncclFloat32, ncclSum, link->comm, link->stream));
 }
 
 static void all_gather_cuda(oht_backend *be, float *x, int64_t n) {
     cuda_context *ctx = cuda_of(be);
     if (cuda_link *link = after_kernels(ctx))
-        NCCL_OK(ctx, ncclAllGather(x + link->rank * n, x, (size_t)n, ncclFloat32, link->comm, link->stream));
-}
-
-static double seconds_now() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// Neither an error, nor out of patience?
-static bool healthy(cuda_context *ctx, double waiting_s) {
-    cuda_link *link = ctx->link;
-    ncclResult_t seen = ncclSuccess;
-    if (!NCCL_OK(ctx, ncclCommGetAsyncError(link->comm, &seen))) return false;
-    if (seen != ncclSuccess && seen != ncclInProgress) {
-        cuda_note(ctx, "collective of the GPUs", ncclGetErrorString(seen), __FILE__, __LINE__);
-        return false;
-    }
-    if (link->patience_s <= 0 || waiting_s < link->patience_s) return true;
-    char text[128];
-    snprintf(text, sizeof(text), "no end after %.0f s: a rank is gone or hangs (run.patience_s = %g)", waiting_s,
-             link->patience_s);
-    cuda_note(ctx, "collective of the GPUs", text, __FILE__, __LINE__);
-    return false;
+        SETTLED(ctx, ncclAllGather(x + link->rank * n, x, (size_t)n, ncclFloat32, link->comm, link->stream));
 }
 
 static oht_status finish_cuda(oht_backend *be, double *waited_s) {
@@ -124,12 +142,12 @@ static oht_status finish_cuda(oht_backend *be, double *waited_s) {
         if (computing != cudaSuccess && computing != cudaErrorNotReady) e = computing;
         if (e == cudaSuccess) break;
         bool fine = e == cudaErrorNotReady || cuda_ok(ctx, e, "cudaEventQuery", __FILE__, __LINE__);
-        if (fine && healthy(ctx, idle < 0 ? 0 : now - idle)) {
+        ncclResult_t seen;
+        if (fine && healthy(ctx, "collective of the GPUs", idle < 0 ? 0 : now - idle, &seen)) {
             sched_yield();
             continue;
         }
-        (void)ncclCommAbort(link->comm);
-        link->comm = nullptr;
+        abandon(link);
         return failure(ctx);
     }
     if (idle >= 0) *waited_s = seconds_now() - idle;
@@ -145,7 +163,8 @@ void cuda_link_entries(oht_backend *be) {
 void cuda_link_end(cuda_context *ctx) {
     cuda_link *link = ctx->link;
     if (!link) return;
-    if (link->comm) (void)ncclCommDestroy(link->comm);
+    if (link->comm && !ctx->failed && SETTLED(ctx, ncclCommFinalize(link->comm))) (void)ncclCommDestroy(link->comm);
+    else abandon(link);
     if (link->before) (void)cudaEventDestroy(link->before);
     if (link->kernels) (void)cudaEventDestroy(link->kernels);
     if (link->done) (void)cudaEventDestroy(link->done);

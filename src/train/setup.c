@@ -209,8 +209,8 @@ static oht_status open_device(oht_session *s) {
                  ranks);
     if (!s->be->collectives && !s->be->host_memory && oht_comm_size(s->comm) > 1)
         OHT_FAIL(OHT_CONFIG,
-                 "%d ranks, but this build of the %s backend has no NCCL, so one rank is all\nfix: build with NCCL (README.md), "
-                 "or start one rank",
+                 "%d ranks, but this build of the %s backend has no NCCL, so one rank is all\nfix: build again with -DOHT_CUDA=ON "
+                 "where CMake finds NCCL 2.14 or newer (a package, or NCCL_HOME=FOLDER), or start one rank",
                  oht_comm_size(s->comm), s->be->name);
     return choose_precision(s);
 }

@@ -14,6 +14,7 @@ struct ncclComm {
     MPI_Comm mpi;
     int size, rank;
     bool dead; // aborted: what is queued does nothing
+    int pending; // that often the last call says that it goes on: callers must ask until it has ended
     ncclComm *next;
 };
 static ncclComm *aborted; // kept: streams may hold them
@@ -85,6 +86,12 @@ bool is_float(ncclDataType_t t) {
 bool device(const void *s, const void *d, size_t n) {
     return n == 0 || (is_device_pointer(s) && is_device_pointer(d));
 }
+// OHT_EMU_NCCL_PROMPT=1: calls end at once.
+ncclResult_t goes_on(ncclComm_t c) {
+    if (option("OHT_EMU_NCCL_PROMPT", 0)) return ncclSuccess;
+    c->pending = 2;
+    return ncclInProgress;
+}
 } // namespace
 
 extern "C" {
@@ -97,16 +104,18 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
     return ncclSuccess;
 }
 ncclResult_t ncclCommInitRank(ncclComm_t *c, int size, ncclUniqueId, int rank) {
-    *c = new ncclComm{MPI_COMM_NULL, size, rank, false, nullptr};
+    *c = new ncclComm{MPI_COMM_NULL, size, rank, false, 0, nullptr};
     return MPI_Comm_dup(MPI_COMM_WORLD, &(*c)->mpi) == MPI_SUCCESS ? ncclSuccess : ncclSystemError;
 }
-ncclResult_t ncclCommInitRankConfig(ncclComm_t *c, int size, ncclUniqueId id, int rank, ncclConfig_t *) {
-    return ncclCommInitRank(c, size, id, rank);
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *c, int size, ncclUniqueId id, int rank, ncclConfig_t *config) {
+    ncclResult_t r = ncclCommInitRank(c, size, id, rank);
+    return r == ncclSuccess && config->blocking == 0 ? goes_on(*c) : r;
 }
-ncclResult_t ncclCommFinalize(ncclComm_t) {
-    return ncclSuccess;
+ncclResult_t ncclCommFinalize(ncclComm_t c) {
+    return goes_on(c);
 }
 ncclResult_t ncclCommDestroy(ncclComm_t c) {
+    if (c->pending) fail("NCCL: a communicator is destroyed while a call goes on");
     cudaDeviceSynchronize();
     MPI_Comm_free(&c->mpi);
     delete c;
@@ -118,9 +127,11 @@ ncclResult_t ncclCommAbort(ncclComm_t c) {
     aborted = c;
     return ncclSuccess;
 }
-// OHT_EMU_NCCL_FAIL=1: a peer has died.
-ncclResult_t ncclCommGetAsyncError(ncclComm_t, ncclResult_t *error) {
-    *error = option("OHT_EMU_NCCL_FAIL", 0) ? ncclRemoteError : ncclSuccess;
+// OHT_EMU_NCCL_FAIL=1: a peer has died. 2: one hangs, and calls never end.
+ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *error) {
+    int failure = option("OHT_EMU_NCCL_FAIL", 0);
+    *error = failure == 1 ? ncclRemoteError : c->pending ? ncclInProgress : ncclSuccess;
+    if (c->pending && failure != 2) c->pending--;
     return ncclSuccess;
 }
 ncclResult_t ncclGroupStart(void) {
@@ -139,39 +150,39 @@ const char *ncclGetLastError(ncclComm_t) {
 }
 ncclResult_t ncclAllReduce(const void *s, void *d, size_t n, ncclDataType_t t, ncclRedOp_t op, ncclComm_t c,
                            cudaStream_t stream) {
-    if (!device(s, d, n) || !is_float(t)) return ncclInvalidArgument;
+    if (!device(s, d, n) || !is_float(t) || c->pending) return ncclInvalidArgument;
     enqueue(stream, [=] {
         if (!c->dead) reduce_part(s, d, n, 0, n, t, op, c);
     });
-    return ncclSuccess;
+    return goes_on(c);
 }
 ncclResult_t ncclReduceScatter(const void *s, void *d, size_t n, ncclDataType_t t, ncclRedOp_t op,
                                ncclComm_t c, cudaStream_t stream) {
-    if (!device(s, d, n) || !is_float(t)) return ncclInvalidArgument;
+    if (!device(s, d, n) || !is_float(t) || c->pending) return ncclInvalidArgument;
     enqueue(stream, [=] {
         if (!c->dead) reduce_part(s, d, n * (size_t)c->size, n * (size_t)c->rank, n, t, op, c);
     });
-    return ncclSuccess;
+    return goes_on(c);
 }
 ncclResult_t ncclAllGather(const void *s, void *d, size_t n, ncclDataType_t t, ncclComm_t c,
                            cudaStream_t stream) {
-    if (!device(s, d, n)) return ncclInvalidArgument;
+    if (!device(s, d, n) || c->pending) return ncclInvalidArgument;
     enqueue(stream, [=] {
         if (c->dead) return;
         size_t bytes = n * width(t);
         bool in_place = (const char *)s == (char *)d + bytes * (size_t)c->rank;
         MPI_Allgather(in_place ? MPI_IN_PLACE : s, (int)bytes, MPI_BYTE, d, (int)bytes, MPI_BYTE, c->mpi);
     });
-    return ncclSuccess;
+    return goes_on(c);
 }
 ncclResult_t ncclBroadcast(const void *s, void *d, size_t n, ncclDataType_t t, int root, ncclComm_t c,
                            cudaStream_t stream) {
-    if (!device(s, d, n)) return ncclInvalidArgument;
+    if (!device(s, d, n) || c->pending) return ncclInvalidArgument;
     enqueue(stream, [=] {
         if (c->dead) return;
         if (c->rank == root && s != d) memmove(d, s, n * width(t));
         MPI_Bcast(d, (int)(n * width(t)), MPI_BYTE, root, c->mpi);
     });
-    return ncclSuccess;
+    return goes_on(c);
 }
 }

@@ -123,7 +123,7 @@ static void sixteen_bits_stay_near(void **state) {
 static void watch_ends_the_wait(void **state) {
     (void)state;
     if (absent() || !late || size() > 1) skip(); // when streams are eager nothing is ever waited for
-    for (int what = 0; what < 3; what++) {
+    for (int what = 0; what < 4; what++) { // all well, dead, hanging while summing, hanging from the start
         oht_backend *be = NULL;
         unsigned char id[OHT_LINK_ID];
         float *x = NULL, host[64];
@@ -132,7 +132,17 @@ static void watch_ends_the_wait(void **state) {
         assert_int_equal(oht_backend_create("cuda", 0, &be), OHT_OK);
         assert_non_null(be->collectives);
         assert_int_equal(be->collectives->link_id(be, id), OHT_OK);
-        assert_int_equal(be->collectives->link(be, id, 0, 1, what == 2 ? 1e-12 : 60), OHT_OK);
+        if (what == 2) setenv("OHT_EMU_NCCL_PROMPT", "1", 1);
+        if (what == 3) setenv("OHT_EMU_NCCL_FAIL", "2", 1);
+        oht_status linked = be->collectives->link(be, id, 0, 1, what >= 2 ? 1e-12 : 60);
+        unsetenv("OHT_EMU_NCCL_FAIL");
+        if (what == 3) {
+            assert_int_equal(linked, OHT_COMM);
+            assert_non_null(strstr(oht_error_last()->text, "a rank is gone or hangs"));
+            oht_backend_destroy(be);
+            continue;
+        }
+        assert_int_equal(linked, OHT_OK);
         assert_int_equal(be->alloc(be, (void **)&x, sizeof(host), "test"), OHT_OK);
         be->upload(be, x, host, sizeof(host));
         for (int i = 0; i < 20; i++) { // so much that the kernels are done long before
@@ -143,6 +153,7 @@ static void watch_ends_the_wait(void **state) {
         if (what == 1) setenv("OHT_EMU_NCCL_FAIL", "1", 1);
         oht_status status = be->collectives->finish(be, &waited);
         unsetenv("OHT_EMU_NCCL_FAIL");
+        unsetenv("OHT_EMU_NCCL_PROMPT");
         if (what == 0) {
             float back[64];
             assert_int_equal(status, OHT_OK);
