@@ -1,8 +1,8 @@
 // The integer path of a linear layer: with x^ = sx (qx - zx), w^ = sw (qw - zw),
 //   y = act(sx sw (sum qx qw - zx sum qw - zw sum qx + K zx zw) + b)
-// with 8-bit codes, products and sums in 32-bit integers, as hardware does it. What the simulation computes
-// in fp32 must be this to rounding. Codes of unsigned quantizers are shifted by half their number, so that
-// they fit int8.
+// with 8-bit codes and products and sums in integers, as hardware does it (32 bits hold the sums up to K = 131071).
+// What the simulation computes in fp32 must be this to rounding. Codes of unsigned quantizers are shifted by half
+// their number, so that they fit int8.
 #include <math.h>
 
 #include "oht/memory.h"
@@ -46,9 +46,9 @@ static double activate(double y, oht_act act) {
 static double product(const codes *x, const codes *w, int64_t row, int64_t out, int64_t K,
                       double weight_step) {
     const int8_t *a = x->q + row * K, *b = w->q + out * K;
-    int32_t sum = 0;
+    int64_t sum = 0;
     for (int64_t k = 0; k < K; k++) sum += (int32_t)a[k] * (int32_t)b[k];
-    int64_t whole = (int64_t)sum - (int64_t)x->zero * w->sum[out] - (int64_t)w->zero * x->sum[row] +
+    int64_t whole = sum - (int64_t)x->zero * w->sum[out] - (int64_t)w->zero * x->sum[row] +
                     K * x->zero * w->zero;
     return x->step * weight_step * (double)whole;
 }

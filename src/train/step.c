@@ -206,8 +206,9 @@ static oht_status diagnose(oht_session *s, const oht_step_batch *batch, double l
     OHT_FAIL(OHT_NUMERIC,
              "step %lld: loss %g, gradient norm %g; %s. The parameters were not changed by this step, and "
              "the checkpoints before it stay\nfix: a new run (-o) with a smaller train.lr, more "
-             "train.warmup_steps or a smaller train.clip",
-             (long long)s->state.step + 1, fabs(loss), fabs(norm), where);
+             "train.warmup_steps or %s",
+             (long long)s->state.step + 1, fabs(loss), fabs(norm), where,
+             s->cfg->train.clip > 0 ? "a smaller train.clip" : "train.clip=1, which is off here");
 }
 
 // ---- update ----
