@@ -14,7 +14,10 @@
 #endif
 
 static inline OHT_HOST_DEVICE uint32_t dropout_sample(const oht_draw *draw, int64_t b) {
-    return draw->sample0 + (uint32_t)b * draw->stride;
+    return draw->sample0 + (draw->now ? draw->now[1] : 0) + (uint32_t)b * draw->stride;
+}
+static inline OHT_HOST_DEVICE uint32_t dropout_step(const oht_draw *draw) {
+    return draw->step + (draw->now ? draw->now[0] : 0);
 }
 
 // Block `index` of (sample, step, site with its purpose), ten rounds.
@@ -36,7 +39,7 @@ static inline OHT_HOST_DEVICE void philox_block(uint32_t out[4], uint32_t index,
 // The four words that hold the bits of elements 8 block .. 8 block + 7 of a sample.
 static inline OHT_HOST_DEVICE void dropout_block(uint32_t out[4], const oht_draw *draw, uint32_t sample,
                                                  uint32_t block) {
-    philox_block(out, block, sample, draw->step,
+    philox_block(out, block, sample, dropout_step(draw),
                  ((uint32_t)OHT_DRAW_DROPOUT << 24) | (draw->site & 0xffffffu), (uint32_t)draw->seed,
                  (uint32_t)(draw->seed >> 32));
 }

@@ -68,6 +68,13 @@ typedef struct oht_hopfield {
     oht_tensor scores;
 } oht_hopfield;
 
+// Where the loss of rows goes, and what its gradient is multiplied by.
+typedef struct oht_loss {
+    double *sum;         // device memory; the loss is added. NULL: nobody asks
+    float scale;         // 0: no gradient
+    const float *factor; // device memory: one more factor, read when the kernel runs; NULL = 1
+} oht_loss;
+
 typedef struct oht_gate {
     oht_gate_kind kind;
     oht_gate_form form;
@@ -95,6 +102,7 @@ typedef struct oht_adamw {
 
 enum { OHT_LINK_ID = 128 }; // bytes
 typedef struct oht_collectives oht_collectives;
+typedef struct oht_recorder oht_recorder;
 
 typedef struct oht_backend oht_backend;
 struct oht_backend {
@@ -105,6 +113,7 @@ struct oht_backend {
     int devices; // of this kind that the node shows this process; ranks of a node must not be more. 0: any number
     bool host_memory; // device memory is host memory
     const oht_collectives *collectives; // NULL: none, ranks exchange through host memory (dist.h)
+    const oht_recorder *recorder; // NULL: none
     bool has_type[OHT_F16 + 1]; // storage types of floating tensors that all kernels know
     bool has_tf32, tf32; // set by the trainer where there is has_tf32: products of fp32 tensors may round their inputs to TF32
 
@@ -181,8 +190,8 @@ struct oht_backend {
     // places again, in order. x: (B,M,L,C), y: (B,M,ceil(L/w),w*C).
     void (*merge_fwd)(oht_backend *be, oht_tensor y, oht_tensor x);
     void (*merge_bwd)(oht_backend *be, oht_tensor dx, oht_tensor dy, bool add);
-    // sums (host) = sum of (x - y)^2 over everything; dx (absent in evaluation) = 2 scale (x - y).
-    void (*squared_error)(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, float scale, bool add, double *sum);
+    // loss: sum of (x - y)^2 over everything; dx (absent in evaluation) = 2 scale (x - y).
+    void (*squared_error)(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, const oht_loss *loss, bool add);
     // sums[0..2] (host) += sum of |x - y|, of |(x - y) / y|, of ((x - y) / y)^2; inf or NaN where a y is 0.
     void (*forecast_errors)(oht_backend *be, oht_tensor x, oht_tensor y, double sums[3]);
 
@@ -219,11 +228,11 @@ struct oht_backend {
     void (*add)(oht_backend *be, oht_tensor y, oht_tensor x); // y += x; y: of x's type, or fp32
 
     // Language-model head on a chunk of rows. logits: (n,V), overwritten by d loss / d logits = (softmax - onehot) * scale
-    // when scale != 0. labels: (n) i32, -1 = ignored (row becomes 0). loss_sum += sum of -log p[label].
-    void (*cross_entropy)(oht_backend *be, oht_tensor logits, oht_tensor labels, float scale, double *loss_sum);
+    // when scale != 0. labels: (n) i32, -1 = ignored (row becomes 0). loss: sum of -log p[label].
+    void (*cross_entropy)(oht_backend *be, oht_tensor logits, oht_tensor labels, const oht_loss *loss);
     // The same with soft labels, targets: (n,V), rows of probabilities: loss = -sum_j t_j log p_j.
-    void (*soft_cross_entropy)(oht_backend *be, oht_tensor logits, oht_tensor targets, float scale, double *loss_sum);
-    // hits[0], hits[1] += rows whose label has the largest, one of the five largest logits (the first on ties).
+    void (*soft_cross_entropy)(oht_backend *be, oht_tensor logits, oht_tensor targets, const oht_loss *loss);
+    // hits[0], hits[1] (host) += rows whose label has the largest, one of the five largest logits (the first on ties).
     void (*top_hits)(oht_backend *be, oht_tensor logits, oht_tensor labels, int64_t hits[2]);
     // images: (B,S,S,3) u8 -> y: (B,(S/p)^2,3pp), patches row by row, inside one channel by channel, v / 127.5 - 1.
     void (*patches)(oht_backend *be, oht_tensor y, oht_tensor images, int patch);
@@ -263,6 +272,16 @@ struct oht_collectives {
     // Waits until they are done, so that kernels queued later see the results; *waited_s: how long this took after all
     // kernels were done (exposed communication). COMM error when a peer failed or patience ran out.
     oht_status (*finish)(oht_backend *be, double *waited_s);
+};
+
+// Work that is queued again and again in the same way can be recorded once and then queued as a whole (CUDA graphs). A
+// recording holds the arguments of its entries, device memory by address: what differs from time to time must lie there
+// (oht_draw.now, oht_loss). Between begin and end only entries that return before their work is done may be called.
+struct oht_recorder {
+    bool (*begin)(oht_backend *be); // what is queued from now on is recorded instead of done; false: an error, see sync
+    void *(*end)(oht_backend *be);  // the recording; NULL: it could not be made, the log says why, nothing has been done
+    void (*replay)(oht_backend *be, void *recording); // queues it, after all that is queued already
+    void (*discard)(oht_backend *be, void *recording);
 };
 
 // The CPU backend (kernels/cpu/backend.c). Free with oht_backend_destroy.

@@ -170,6 +170,7 @@ typedef struct oht_quant_config {
 typedef struct oht_run_config {
     char device[8];     // auto | cpu | cuda
     double patience_s;  // that a collective of GPUs may take; 0 = for ever
+    bool cuda_graphs;   // a step's kernels are recorded (oht_recorder)
     oht_resume resume;
     int64_t checkpoint_every; // steps; 0 = only at the end
     int64_t keep_checkpoints;

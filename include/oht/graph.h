@@ -146,17 +146,20 @@ struct oht_run {
     int64_t picked; // valid masked positions
     uint64_t seed;
     uint32_t step, sample0, stride; // identity of the samples (random.h)
-    float loss_scale; // gradient of the loss sum, e.g. 1 / number of labels of the global batch
+    float loss_scale; // gradient of the loss sum, e.g. 1 / number of labels of the global batch; set before forward
     bool add_params; // second and later micro-batches of an accumulation: parameter gradients add up
-    double loss_sum; // set by the loss operation: sum of -log p over labels
-    double measured[OHT_MEASURED]; // what else it measures in evaluation, sums over samples (op.h)
+    double loss_sum; // what the loss operations sum up, e.g. -log p over labels (oht_run_forward)
+    double measured[OHT_MEASURED]; // what else they measure in evaluation, sums over samples (op.h)
     oht_observer *observer; // NULL = taps cost nothing
     oht_quant_hook *quant; // NULL = sites cost nothing
     void *param_exact; // flat, unquantized; starts as param
-    // In backward: the first `ready` floats of grad are complete (they only grow). NULL: nobody asks. Set for the last
-    // micro-batch that adds to grad; with tied or unused parameters the last call may come before the end of grad.
+    // In backward, when the first `ready` >= progress_from floats of grad are complete; it may move progress_from. NULL:
+    // nobody asks. Set for the last micro-batch that adds to grad; with tied or unused parameters the last call may come
+    // before the end of grad.
     void (*progress)(void *ctx, size_t ready);
     void *progress_ctx;
+    size_t progress_from;
+    bool records; // stretches of a training run are recorded where the device can (record.c); true at first
     bool second_pass; // set by the run while it recomputes a block: taps stay silent
 };
 
@@ -174,7 +177,7 @@ void oht_run_poison(oht_run *run, bool on);
 // Copies one field of the micro-batch into the graph's input (no-op when the graph has no such input). src:
 // host.
 void oht_run_feed(oht_run *run, oht_field field, const void *src, size_t bytes);
-// Sets loss_sum to the loss of this micro-batch (in training oht_run_backward does). Without rows nothing is
+// Sets loss_sum to the loss of this micro-batch, in training oht_run_backward does; both wait for it. Without rows nothing is
 // executed and the gradient is zero.
 void oht_run_forward(oht_run *run);
 void oht_run_backward(oht_run *run); // right after its forward
@@ -195,3 +198,5 @@ void *oht_scratch(const oht_run *run, const oht_node *node);
 // Gradient of in[i] is to be added? Parameters also add from the second micro-batch on.
 bool oht_adds(const oht_run *run, const oht_node *node, int i);
 oht_draw oht_draw_of(const oht_run *run, const oht_node *node, float p);
+// Where a loss operation's sum goes, and with `gradient` the scale of its gradient, run->loss_scale.
+oht_loss oht_loss_of(const oht_run *run, bool gradient);

@@ -31,6 +31,7 @@ typedef struct oht_draw {
     uint32_t sample0;
     uint32_t stride;
     float p; // probability of dropping; 0 switches dropout off
+    const uint32_t *now; // device memory, 8-byte aligned: two numbers added to step and sample0 when a kernel draws; NULL = none
 } oht_draw;
 
 static inline philox4x32_ctr_t oht_random_block(uint64_t seed, oht_purpose purpose, uint32_t site, uint32_t step,

@@ -20,12 +20,12 @@ static double soft_row(float *x, const float *t, int64_t V, float scale) {
     return mass * log_sum - inner;
 }
 
-void soft_cross_entropy_cpu(oht_backend *be, oht_tensor logits, oht_tensor targets, float scale,
-                            double *loss_sum) {
+void soft_cross_entropy_cpu(oht_backend *be, oht_tensor logits, oht_tensor targets, const oht_loss *loss) {
     int64_t n = logits.dim[0], V = logits.dim[1];
+    double sum = 0.0;
     (void)be;
-    for (int64_t i = 0; i < n; i++)
-        *loss_sum += soft_row(oht_f32(logits) + i * V, oht_f32(targets) + i * V, V, scale);
+    for (int64_t i = 0; i < n; i++) sum += soft_row(oht_f32(logits) + i * V, oht_f32(targets) + i * V, V, cpu_scale(loss));
+    cpu_add_loss(loss, sum);
 }
 
 void top_hits_cpu(oht_backend *be, oht_tensor logits, oht_tensor labels, int64_t hits[2]) {

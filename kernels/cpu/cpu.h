@@ -45,6 +45,13 @@ static inline double *cpu_partial(oht_backend *be, int thread) {
     return ((cpu_context *)be->ctx)->partial + (int64_t)thread * CPU_PARTIAL;
 }
 
+static inline float cpu_scale(const oht_loss *loss) {
+    return loss->factor ? loss->scale * *loss->factor : loss->scale;
+}
+static inline void cpu_add_loss(const oht_loss *loss, double sum) {
+    if (loss->sum) *loss->sum += sum;
+}
+
 // One thread's GEMM, for use inside a parallel region. gemm.c
 void gemm_serial(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
                  const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
@@ -85,8 +92,7 @@ void unsegment_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor b
 void unsegment_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dy, bool add);
 void merge_fwd_cpu(oht_backend *be, oht_tensor y, oht_tensor x);
 void merge_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dy, bool add);
-void squared_error_cpu(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, float scale, bool add,
-                       double *sum);
+void squared_error_cpu(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, const oht_loss *loss, bool add);
 void forecast_errors_cpu(oht_backend *be, oht_tensor x, oht_tensor y, double sums[3]);
 
 size_t gate_scratch_cpu(oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_gate *gate,
@@ -111,9 +117,8 @@ void dropout_add_cpu(oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor f, 
 void dropout_bwd_cpu(oht_backend *be, oht_tensor df, oht_tensor dy, const oht_draw *drop, bool add);
 void add_cpu(oht_backend *be, oht_tensor y, oht_tensor x);
 
-void cross_entropy_cpu(oht_backend *be, oht_tensor logits, oht_tensor labels, float scale, double *loss_sum);
-void soft_cross_entropy_cpu(oht_backend *be, oht_tensor logits, oht_tensor targets, float scale,
-                            double *loss_sum);
+void cross_entropy_cpu(oht_backend *be, oht_tensor logits, oht_tensor labels, const oht_loss *loss);
+void soft_cross_entropy_cpu(oht_backend *be, oht_tensor logits, oht_tensor targets, const oht_loss *loss);
 void top_hits_cpu(oht_backend *be, oht_tensor logits, oht_tensor labels, int64_t hits[2]);
 void patches_cpu(oht_backend *be, oht_tensor y, oht_tensor images, int patch);
 

@@ -37,23 +37,26 @@ static double row(float *x, int64_t V, int64_t label, float scale) {
     return (double)max + log(sum) - target;
 }
 
-void cross_entropy_cpu(oht_backend *be, oht_tensor logits, oht_tensor labels, float scale, double *loss_sum) {
+void cross_entropy_cpu(oht_backend *be, oht_tensor logits, oht_tensor labels, const oht_loss *loss) {
     int64_t n = logits.dim[0], V = logits.dim[1];
+    float scale = cpu_scale(loss);
+    double total = 0.0;
     for (int t = 0; t < be->threads; t++) cpu_partial(be, t)[0] = 0.0;
 #pragma omp parallel num_threads(be->threads) if (n * V > CPU_SMALL)
     {
-        double loss = 0.0;
+        double sum = 0.0;
         int64_t lo, hi;
         cpu_share(n, 1, &lo, &hi);
         for (int64_t i = lo; i < hi; i++) {
             int64_t label = oht_i32(labels)[i];
             float *x = oht_f32(logits) + i * V;
             if (label >= 0)
-                loss += row(x, V, label, scale);
+                sum += row(x, V, label, scale);
             else if (scale != 0.0f)
                 memset(x, 0, (size_t)V * sizeof(float));
         }
-        cpu_partial(be, omp_get_thread_num())[0] = loss;
+        cpu_partial(be, omp_get_thread_num())[0] = sum;
     }
-    for (int t = 0; t < be->threads; t++) *loss_sum += cpu_partial(be, t)[0];
+    for (int t = 0; t < be->threads; t++) total += cpu_partial(be, t)[0];
+    cpu_add_loss(loss, total);
 }

@@ -20,7 +20,7 @@ const uint16_t *dropout_bits(const oht_draw *draw, uint32_t sample, int64_t e0, 
     uint32_t *out = (uint32_t *)(void *)buffer;
     uint32_t first = (uint32_t)(e0 / 8);
     int64_t blocks = (e0 + n + 7) / 8 - e0 / 8;
-    uint32_t site = ((uint32_t)OHT_DRAW_DROPOUT << 24) | (draw->site & 0xffffffu), step = draw->step;
+    uint32_t site = ((uint32_t)OHT_DRAW_DROPOUT << 24) | (draw->site & 0xffffffu), step = dropout_step(draw);
     uint32_t key0 = (uint32_t)draw->seed, key1 = (uint32_t)(draw->seed >> 32);
 #pragma omp simd
     for (int64_t i = 0; i < blocks; i++) {

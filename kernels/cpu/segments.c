@@ -90,17 +90,17 @@ void merge_bwd_cpu(oht_backend *be, oht_tensor dx, oht_tensor dy, bool add) {
                  add || at >= L);
 }
 
-void squared_error_cpu(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, float scale, bool add, double *sum) {
+void squared_error_cpu(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, const oht_loss *loss, bool add) {
     (void)be;
     const float *xp = oht_f32(x), *yp = oht_f32(y);
     float *d = oht_f32(dx);
-    double total = 0.0;
+    double total = 0.0, scale = (double)cpu_scale(loss);
     for (int64_t i = 0; i < oht_tensor_count(x); i++) {
         double e = (double)xp[i] - (double)yp[i];
         total += e * e;
-        if (d) d[i] = (add ? d[i] : 0.0f) + (float)(2.0 * (double)scale * e);
+        if (d) d[i] = (add ? d[i] : 0.0f) + (float)(2.0 * scale * e);
     }
-    *sum += total;
+    cpu_add_loss(loss, total);
 }
 
 void forecast_errors_cpu(oht_backend *be, oht_tensor x, oht_tensor y, double sums[3]) {

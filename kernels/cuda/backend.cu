@@ -138,6 +138,7 @@ static oht_status create(const oht_plugin_host *host, int local_rank, oht_backen
     cuda_statistics_entries(be);
     cuda_fakequant_entries(be);
     cuda_link_entries(be);
+    cuda_record_entries(be);
     cuda_precision_entries(be);
     cuda_attention_entries(be);
     cuda_hopfield_entries(be);

@@ -153,6 +153,7 @@ bool cuda_linear_start(cuda_context *ctx); // and what they keep
 void cuda_linear_end(cuda_context *ctx);
 void cuda_link_entries(oht_backend *be); // link.cu: collectives
 void cuda_link_end(cuda_context *ctx);
+void cuda_record_entries(oht_backend *be); // record.cu: recorder
 void cuda_precision_entries(oht_backend *be); // precision.cu: device, has_type, cast, peak
 void cuda_rows_entries(oht_backend *be); // rows.cu: embedding_*, add_rows_*, gather_*, add
 void cuda_loss_entries(

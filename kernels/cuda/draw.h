@@ -9,19 +9,25 @@ struct draws {
     uint32_t key0, key1, step, site, sample0, stride;
     uint32_t threshold; // dropped iff half-word < threshold; 0: no dropout
     float scale;
+    const uint32_t *now; // added to step and sample0; NULL = none
 };
 
 static inline draws make_draws(const oht_draw *d) {
     draws r = {(uint32_t)d->seed, (uint32_t)(d->seed >> 32),
                d->step,           ((uint32_t)OHT_DRAW_DROPOUT << 24) | (d->site & 0xffffffu),
                d->sample0,        d->stride,
-               0,                 1.0f};
+               0,                 1.0f,
+               d->now};
     if (d->p > 0.0f) r.threshold = oht_dropout_threshold(d->p), r.scale = oht_dropout_scale(d->p);
     return r;
 }
 
 __device__ __forceinline__ uint4 draw_block(const draws &d, uint32_t sample, uint32_t index) {
     uint32_t x0 = index, x1 = d.sample0 + sample * d.stride, x2 = d.step, x3 = d.site, k0 = d.key0, k1 = d.key1;
+    if (d.now) {
+        const uint2 now = gpu_load_here((const uint2 *)d.now); // not kept in registers between draws
+        x2 += now.x, x1 += now.y;
+    }
 #pragma unroll
     for (int round = 0; round < 10; round++) {
         uint64_t p0 = (uint64_t)0xD2511F53u * x0, p1 = (uint64_t)0xCD9E8D57u * x2;

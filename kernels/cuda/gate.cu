@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(GATE_WARPS *WARP)
 // Sums over a range of tokens of the gradients of head blockIdx.y's parameters to parts (ranges, H, parameters), in the order of
 // the table's w[], biases last; and dx of the mlp forms. Shared: the sums, then of GATE_ROWS tokens dz (m each) and da.
 template <class T>
-__global__ void __launch_bounds__(GATE_WARPS *WARP)
+__global__ void __launch_bounds__(GATE_WARPS *WARP, 4)
     gate_parameters_kernel(float *__restrict__ parts, T *__restrict__ dx, const float *__restrict__ da, const T *__restrict__ x,
                            gate_weights<T> w, gate_problem p, int count, int64_t range, bool add) {
     OHT_DYN_SHARED(float, sums);
@@ -215,7 +215,7 @@ __global__ void gate_parts_kernel(gate_gradients dw, const float *__restrict__ p
     for (int r = 0; r < ranges; r++) sum += (double)parts[((size_t)r * p.H + h) * count + j];
     float *to;
     if (j == count - 1)
-        to = dw.w[p.unconditional ? 0 : m ? 3 : 1] + h;
+        to = (p.unconditional ? dw.w[0] : m ? dw.w[3] : dw.w[1]) + h;
     else if (!m)
         to = dw.w[0] + (size_t)h * (count - 1) + j;
     else if (j < m * p.D)

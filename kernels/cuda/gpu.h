@@ -53,6 +53,13 @@ template <> __device__ __forceinline__ __half from_float(float x) {
 
 #if defined(__CUDACC__)
 
+// A load that stays where it is written, so that its result takes registers there only.
+__device__ __forceinline__ uint2 gpu_load_here(const uint2 *at) {
+    uint2 v;
+    asm volatile("ld.global.nc.v2.u32 {%0,%1}, [%2];\n" : "=r"(v.x), "=r"(v.y) : "l"(at));
+    return v;
+}
+
 // D (16x8, float) += A (16x16, row) B (16x8, column), 16-bit operands in pairs; PTX ISA, mma.m16n8k16 fragments: with
 // g = lane / 4, t = lane % 4: a0 = A[g][2t..], a1 = A[g+8][2t..], a2 = A[g][2t+8..], a3 = A[g+8][2t+8..];
 // b0 = B[2t..][g], b1 = B[2t+8..][g]; c0, c1 = D[g][2t..], c2, c3 = D[g+8][2t..].

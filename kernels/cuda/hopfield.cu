@@ -167,7 +167,7 @@ struct hopfield_gradients {
     bool add_q, add_k, add_v;
 };
 
-__global__ void __launch_bounds__(HOPFIELD_THREADS)
+__global__ void __launch_bounds__(HOPFIELD_THREADS, 4) // so many blocks: ptxas spills without
     hopfield_bwd_kernel(hopfield_gradients to, const float *__restrict__ dout, const float *__restrict__ probs,
                         const float *__restrict__ q, const float *__restrict__ k, const float *__restrict__ v, hopfield_problem p) {
     OHT_DYN_SHARED(float, shared);

@@ -5,18 +5,24 @@
 
 enum { THREADS = 256, WIDE = 512, SUM_THREADS = 256 };
 
-// ---- sums of what blocks left in `part` ----
-__global__ void __launch_bounds__(SUM_THREADS) sum_doubles(double *part, int64_t n) {
+// ---- sums of what blocks left at ctx->partial ----
+// *to = sum of n doubles, or that added to it. `to` may be part.
+__global__ void __launch_bounds__(SUM_THREADS) sum_doubles(double *to, const double *part, int64_t n, bool add) {
     double sum = 0.0;
     for (int64_t i = threadIdx.x; i < n; i += SUM_THREADS) sum += part[i];
     sum = block_sum(sum);
-    if (threadIdx.x == 0) part[0] = sum;
+    if (threadIdx.x == 0) *to = add ? *to + sum : sum;
 }
 
-// Sum of n doubles at ctx->partial; NaN when the device failed.
+static void add_loss(cuda_context *ctx, const oht_loss *loss, int64_t n) {
+    if (loss->sum) CUDA_LAUNCH(ctx, sum_doubles, 1, SUM_THREADS, 0, loss->sum, (const double *)ctx->partial, n, true);
+}
+
+// NaN when the device failed.
 static double fetch_sum(cuda_context *ctx, int64_t n) {
-    CUDA_LAUNCH(ctx, sum_doubles, 1, SUM_THREADS, 0, (double *)ctx->partial, n);
-    return cuda_fetch(ctx, ctx->partial, sizeof(double)) ? *(double *)ctx->result : (double)NAN;
+    double *part = (double *)ctx->partial;
+    CUDA_LAUNCH(ctx, sum_doubles, 1, SUM_THREADS, 0, part, (const double *)part, n, false);
+    return cuda_fetch(ctx, part, sizeof(double)) ? *(double *)ctx->result : (double)NAN;
 }
 
 // ---- cross entropy ----
@@ -40,26 +46,27 @@ template <class T> __device__ __forceinline__ normaliser row_normaliser(const T 
 
 template <class T>
 __global__ void __launch_bounds__(WIDE)
-    cross_entropy_rows(double *loss, T *logits, const int32_t *labels, int64_t V, float scale) {
+    cross_entropy_rows(double *loss, T *logits, const int32_t *labels, int64_t V, float scale, const float *factor) {
     T *x = logits + (int64_t)blockIdx.x * V;
+    const bool gradient = scale != 0.0f;
+    if (factor) scale *= *factor;
     int64_t label = labels[blockIdx.x];
     if (label < 0) { // the whole block
-        if (scale != 0.0f)
+        if (gradient)
             for (int64_t j = threadIdx.x; j < V; j += blockDim.x) x[j] = from_float<T>(0.0f);
         if (threadIdx.x == 0) loss[blockIdx.x] = 0.0;
         return;
     }
     normaliser r = row_normaliser(x, V);
     if (threadIdx.x == 0) loss[blockIdx.x] = (double)r.max + log((double)r.sum) - (double)to_float(x[label]);
-    if (scale == 0.0f) return;
+    if (!gradient) return;
     __syncthreads(); // x[label] has been read
-    float factor = scale / r.sum;
+    float share = scale / r.sum;
     for (int64_t j = threadIdx.x; j < V; j += blockDim.x)
-        x[j] = from_float<T>(expf(to_float(x[j]) - r.max) * factor - (j == label ? scale : 0.0f));
+        x[j] = from_float<T>(expf(to_float(x[j]) - r.max) * share - (j == label ? scale : 0.0f));
 }
 
-static void cross_entropy_cuda(oht_backend *be, oht_tensor logits, oht_tensor labels, float scale,
-                               double *loss_sum) {
+static void cross_entropy_cuda(oht_backend *be, oht_tensor logits, oht_tensor labels, const oht_loss *loss) {
     cuda_context *ctx = cuda_of(be);
     int64_t n = logits.dim[0], V = logits.dim[1], most = CUDA_PARTIAL / sizeof(double);
     for (int64_t i = 0; i < n; i += most) {
@@ -67,15 +74,15 @@ static void cross_entropy_cuda(oht_backend *be, oht_tensor logits, oht_tensor la
         CUDA_BY_TYPE(ctx, logits.dtype,
                      CUDA_LAUNCH(ctx, cross_entropy_rows<T>, (unsigned)rows, WIDE, 0, (double *)ctx->partial,
                                  cuda_data<T>(logits) + i * V, (const int32_t *)oht_i32(labels) + i, V,
-                                 scale));
-        *loss_sum += fetch_sum(ctx, rows);
+                                 loss->scale, loss->factor));
+        add_loss(ctx, loss, rows);
     }
 }
 
 // loss = -sum_j t_j (x_j - log sum exp x); gradient (softmax sum_j t_j - t) scale
 template <class T>
 __global__ void __launch_bounds__(WIDE)
-    soft_rows(double *loss, T *logits, const float *targets, int64_t V, float scale) {
+    soft_rows(double *loss, T *logits, const float *targets, int64_t V, float scale, const float *factor) {
     T *x = logits + (int64_t)blockIdx.x * V;
     const float *t = targets + (int64_t)blockIdx.x * V;
     normaliser r = row_normaliser(x, V);
@@ -88,13 +95,13 @@ __global__ void __launch_bounds__(WIDE)
     inner = block_sum(inner);
     if (threadIdx.x == 0) loss[blockIdx.x] = mass * log((double)r.sum) - inner;
     if (scale == 0.0f) return;
-    float factor = (float)(mass / (double)r.sum);
+    if (factor) scale *= *factor;
+    float share = (float)(mass / (double)r.sum);
     for (int64_t j = threadIdx.x; j < V; j += blockDim.x)
-        x[j] = from_float<T>(scale * (expf(to_float(x[j]) - r.max) * factor - t[j]));
+        x[j] = from_float<T>(scale * (expf(to_float(x[j]) - r.max) * share - t[j]));
 }
 
-static void soft_cross_entropy_cuda(oht_backend *be, oht_tensor logits, oht_tensor targets, float scale,
-                                    double *loss_sum) {
+static void soft_cross_entropy_cuda(oht_backend *be, oht_tensor logits, oht_tensor targets, const oht_loss *loss) {
     cuda_context *ctx = cuda_of(be);
     int64_t n = logits.dim[0], V = logits.dim[1], most = CUDA_PARTIAL / sizeof(double);
     for (int64_t i = 0; i < n; i += most) {
@@ -102,8 +109,8 @@ static void soft_cross_entropy_cuda(oht_backend *be, oht_tensor logits, oht_tens
         CUDA_BY_TYPE(ctx, logits.dtype,
                      CUDA_LAUNCH(ctx, soft_rows<T>, (unsigned)rows, WIDE, 0, (double *)ctx->partial,
                                  cuda_data<T>(logits) + i * V, (const float *)oht_f32(targets) + i * V, V,
-                                 scale));
-        *loss_sum += fetch_sum(ctx, rows);
+                                 loss->scale, loss->factor));
+        add_loss(ctx, loss, rows);
     }
 }
 
@@ -140,8 +147,9 @@ static void top_hits_cuda(oht_backend *be, oht_tensor logits, oht_tensor labels,
 // ---- squared error ----
 template <class T>
 __global__ void __launch_bounds__(THREADS)
-    squared_error_part(double *part, T *dx, const T *x, const float *y, int64_t n, float scale, bool add) {
+    squared_error_part(double *part, T *dx, const T *x, const float *y, int64_t n, float scale, const float *factor, bool add) {
     double sum = 0.0;
+    if (factor) scale *= *factor;
     for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * THREADS) {
         double e = (double)to_float(x[i]) - (double)y[i];
         sum += e * e;
@@ -151,16 +159,15 @@ __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) part[blockIdx.x] = sum;
 }
 
-static void squared_error_cuda(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, float scale,
-                               bool add, double *sum) {
+static void squared_error_cuda(oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, const oht_loss *loss, bool add) {
     cuda_context *ctx = cuda_of(be);
     int64_t n = oht_tensor_count(x), blocks = cuda_min(cuda_blocks(n, 4 * THREADS), 1024);
     if (n == 0) return;
     CUDA_BY_TYPE(ctx, x.dtype,
                  CUDA_LAUNCH(ctx, squared_error_part<T>, (unsigned)blocks, THREADS, 0, (double *)ctx->partial,
                              cuda_data<T>(dx), (const T *)cuda_data<T>(x), (const float *)oht_f32(y), n,
-                             scale, add));
-    *sum += fetch_sum(ctx, blocks);
+                             loss->scale, loss->factor, add));
+    add_loss(ctx, loss, blocks);
 }
 
 // ---- errors of forecasts ----

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(SETTLE_THREADS)
     for (int i = threadIdx.x; i < s.L * s.D; i += SETTLE_THREADS) y[element(s, i)] = from[element(s, i)];
 }
 
-__global__ void __launch_bounds__(SETTLE_THREADS)
+__global__ void __launch_bounds__(SETTLE_THREADS, 4) // so many blocks: ptxas spills without
     settle_bwd_kernel(float *__restrict__ dq, float *__restrict__ dr, const float *__restrict__ dy, const float *__restrict__ p,
                       const float *__restrict__ before, settle_shape s, float eps, bool add_q, bool add_r) {
     const bool moving = moves(s, p, before, eps);

@@ -20,7 +20,7 @@ __device__ __forceinline__ unsigned long long block_max_key(unsigned long long k
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 6) // so many blocks: ptxas spills without
     moments_rows(oht_moments *out, const T *all, int64_t n, double inverse_n) {
     const T *x = all + (int64_t)blockIdx.x * n;
     const unsigned inf = 0x7f800000u;

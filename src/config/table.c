@@ -281,6 +281,8 @@ static const oht_key KEYS[] = {
      .may_change = true, .help = "where tensors live"},
     {FLOAT(run, patience_s, "600", 0, 1e9), .unit = "seconds", .may_change = true,
      .help = "GPUs that exchange gradients longer than this end the job with an error: a peer is gone; 0 = wait for ever"},
+    {BOOL(run, cuda_graphs, "true"), .may_change = true,
+     .help = "on a GPU a training step's kernels are recorded and then queued in a few calls; false: one by one"},
     {ENUM(run, resume, "auto", RESUMES), .may_change = true,
      .help = "a run folder that holds a run: continue it (auto), refuse it (never), or refuse a folder "
              "without one (must)"},

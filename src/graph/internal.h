@@ -47,6 +47,7 @@ typedef struct graph_step {
     int node;
     int scratch; // buffer, -1 = none
     size_t ready; // floats at the front of the flat gradient that are complete after it; 0 = no more than before
+    bool uneven; // it works on masked positions, whose number differs from micro-batch to micro-batch
 } graph_step;
 
 // Floats of the flat gradient that no backward of this graph writes.
@@ -102,6 +103,44 @@ struct oht_graph {
     int *op_of_node;
     int n_ops;
 };
+
+// What differs from micro-batch to micro-batch and the kernels read: device memory.
+typedef struct run_numbers {
+    uint32_t step, sample0; // adjacent (oht_draw.now)
+    float loss_scale;
+    uint32_t unused;
+    double loss; // sum so far
+} run_numbers;
+
+typedef struct op_time {
+    double fwd_s, bwd_s, flops; // recomputation counts as backward
+} op_time;
+
+// What oht_run hides from operations and trainers.
+typedef struct run_state {
+    oht_run pub; // first member: an oht_run is a run_state
+    int step; // being executed
+    run_numbers *numbers; // NULL: the run only counts
+    bool poison, profile;
+    op_time *time; // per operation kind
+    struct recording *recording; // record.c
+    int n_recordings;
+    unsigned char nan_bytes[4096];
+} run_state;
+
+static inline run_state *state_of(oht_run *run) {
+    return (run_state *)run;
+}
+
+// run.c: one step of the plan; does the trainer want to know that it is done?
+void run_step(oht_run *run, int step);
+bool run_reports(const oht_run *run, int step);
+
+// record.c: run_recorded runs a stretch of the steps from `first` on, up to one the trainer wants to know of, and returns its
+// end; `first`: that step has to run by itself.
+OHT_CHECKED oht_status recordings_create(run_state *s);
+void recordings_destroy(run_state *s);
+int run_recorded(oht_run *run, int first, int end);
 
 // Offsets for all buffers such that no two in use at the same step overlap; *bytes is the size of the arena.
 OHT_CHECKED oht_status oht_place(graph_buffer *buffer, int n, size_t *bytes);

@@ -105,9 +105,24 @@ static void find_recomputed(planner *p) {
 
 // ---- schedule ----
 
+static bool is_picked(const oht_graph *g, oht_value v) {
+    return v.id >= 0 && g->value[v.id].rows == OHT_ROWS_PICKED;
+}
+
+static bool is_uneven(const oht_graph *g, const oht_node *node) {
+    bool picked = false;
+    for (int i = 0; i < node->n_in; i++) picked |= is_picked(g, node->in[i]);
+    for (int i = 0; i < node->n_out; i++) picked |= is_picked(g, node->out[i]);
+    return picked;
+}
+
+static void add_step(oht_graph *g, step_kind kind, int n) {
+    g->step[g->n_steps++] = (graph_step){.kind = kind, .node = n, .scratch = -1, .uneven = is_uneven(g, g->node[n])};
+}
+
 static void schedule(planner *p) {
     oht_graph *g = p->g;
-    for (int n = 0; n < g->n_nodes; n++) g->step[g->n_steps++] = (graph_step){STEP_FORWARD, n, -1, 0};
+    for (int n = 0; n < g->n_nodes; n++) add_step(g, STEP_FORWARD, n);
     g->n_forward = g->n_steps;
     int block = -1; // recomputed already
     for (int n = g->n_nodes - 1; n >= 0; n--) {
@@ -117,10 +132,10 @@ static void schedule(planner *p) {
             int k = n; // the nodes of a block follow each other
             while (k > 0 && g->node[k - 1]->block == here) k--;
             for (; k < g->n_nodes && g->node[k]->block == here; k++)
-                if (p->recomputed[k]) g->step[g->n_steps++] = (graph_step){STEP_RECOMPUTE, k, -1, 0};
+                if (p->recomputed[k]) add_step(g, STEP_RECOMPUTE, k);
             block = here;
         }
-        g->step[g->n_steps++] = (graph_step){STEP_BACKWARD, n, -1, 0};
+        add_step(g, STEP_BACKWARD, n);
     }
 }
 

@@ -8,22 +8,6 @@
 #include "oht/log.h"
 #include "oht/memory.h"
 
-typedef struct op_time {
-    double fwd_s, bwd_s, flops; // recomputation counts as backward
-} op_time;
-
-// What oht_run hides from operations and trainers.
-typedef struct run_state {
-    oht_run pub; // first member: an oht_run is a run_state
-    int step; // being executed
-    bool poison, profile;
-    op_time *time; // per operation kind
-    unsigned char nan_bytes[4096];
-} run_state;
-
-static run_state *state_of(oht_run *run) {
-    return (run_state *)run;
-}
 static const graph_step *current(const oht_run *run) {
     return &run->graph->step[((const run_state *)run)->step];
 }
@@ -38,11 +22,6 @@ oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, void *param,
         OHT_FAIL(OHT_INTERNAL, "a training graph needs a gradient buffer");
     run_state *s;
     OHT_TRY(OHT_ALLOC(&s, 1, "run"));
-    oht_status status = OHT_ALLOC(&s->time, (size_t)g->n_ops, "profile");
-    if (status != OHT_OK) {
-        oht_free(s);
-        return status;
-    }
     s->pub.graph = g;
     s->pub.be = g->be;
     s->pub.arena = arena;
@@ -53,6 +32,13 @@ oht_status oht_run_create(oht_run **out, oht_graph *g, void *arena, void *param,
     const char *poison = getenv("OHT_POISON");
     s->poison = poison && strcmp(poison, "1") == 0;
     memset(s->nan_bytes, 0xff, sizeof(s->nan_bytes)); // as float: NaN
+    oht_status status = OHT_ALLOC(&s->time, (size_t)g->n_ops, "profile");
+    if (status == OHT_OK && arena) status = g->be->alloc(g->be, (void **)&s->numbers, sizeof(*s->numbers), "numbers of a run");
+    if (status == OHT_OK && arena) status = recordings_create(s);
+    if (status != OHT_OK) {
+        oht_run_destroy(&s->pub);
+        return status;
+    }
     if (arena) oht_run_clear_gaps(&s->pub);
     *out = &s->pub;
     return OHT_OK;
@@ -66,7 +52,10 @@ void oht_run_clear_gaps(oht_run *run) {
 
 void oht_run_destroy(oht_run *run) {
     if (!run) return;
-    oht_free(state_of(run)->time);
+    run_state *s = state_of(run);
+    recordings_destroy(s);
+    if (s->numbers) run->be->free(run->be, s->numbers);
+    oht_free(s->time);
     oht_free(run);
 }
 
@@ -114,12 +103,13 @@ bool oht_adds(const oht_run *run, const oht_node *node, int i) {
 }
 
 oht_draw oht_draw_of(const oht_run *run, const oht_node *node, float p) {
-    return (oht_draw){.seed = run->seed,
-                      .step = run->step,
-                      .site = node->site,
-                      .sample0 = run->sample0,
-                      .stride = run->stride,
-                      .p = p};
+    const run_numbers *n = ((const run_state *)run)->numbers;
+    return (oht_draw){.seed = run->seed, .site = node->site, .stride = run->stride, .p = p, .now = &n->step};
+}
+
+oht_loss oht_loss_of(const oht_run *run, bool gradient) {
+    run_numbers *n = ((const run_state *)run)->numbers;
+    return (oht_loss){.sum = &n->loss, .scale = gradient && run->loss_scale != 0.0f ? 1.0f : 0.0f, .factor = &n->loss_scale};
 }
 
 // ---- poison ----
@@ -204,18 +194,39 @@ static void execute_timed(oht_run *run, const graph_step *step) {
     time->flops += flops_of(run, run->graph->node[step->node], step->kind == STEP_BACKWARD);
 }
 
-static void run_steps(oht_run *run, int first, int end) {
+void run_step(oht_run *run, int step) {
     run_state *s = state_of(run);
-    for (s->step = first; s->step < end; s->step++) {
-        const graph_step *step = &run->graph->step[s->step];
-        if (s->profile)
-            execute_timed(run, step);
-        else
-            execute(run, step);
-        if (s->poison) poison_dead(run, s->step);
-        if (run->progress && step->ready > 0) run->progress(run->progress_ctx, step->ready);
+    s->step = step;
+    if (s->profile)
+        execute_timed(run, &run->graph->step[step]);
+    else
+        execute(run, &run->graph->step[step]);
+    if (s->poison) poison_dead(run, step);
+}
+
+bool run_reports(const oht_run *run, int step) {
+    size_t ready = run->graph->step[step].ready;
+    return run->progress && ready > 0 && ready >= run->progress_from;
+}
+
+static void run_steps(oht_run *run, int first, int end) {
+    for (int t = first; t < end;) {
+        int to = run_recorded(run, t, end);
+        if (to == t) run_step(run, to++);
+        t = to;
+        if (run_reports(run, t - 1)) run->progress(run->progress_ctx, run->graph->step[t - 1].ready);
     }
     run->second_pass = false;
+}
+
+static void send_numbers(oht_run *run) {
+    run_state *s = state_of(run);
+    run_numbers now = {.step = run->step, .sample0 = run->sample0, .loss_scale = run->loss_scale};
+    run->be->upload(run->be, s->numbers, &now, sizeof(now));
+}
+
+static void fetch_loss(oht_run *run) {
+    run->be->download(run->be, &run->loss_sum, &state_of(run)->numbers->loss, sizeof(run->loss_sum));
 }
 
 void oht_run_feed(oht_run *run, oht_field field, const void *src, size_t bytes) {
@@ -243,7 +254,9 @@ void oht_run_forward(oht_run *run) {
     memset(run->measured, 0, sizeof(run->measured));
     if (run->rows == 0) return;
     if (state_of(run)->poison) poison_arena(run);
+    send_numbers(run);
     run_steps(run, 0, g->n_forward);
+    if (g->mode == OHT_EVAL) fetch_loss(run);
 }
 
 void oht_run_backward(oht_run *run) {
@@ -255,6 +268,7 @@ void oht_run_backward(oht_run *run) {
     }
     if (state_of(run)->poison && !run->add_params) poison_gradient(run);
     run_steps(run, g->n_forward, g->n_steps);
+    fetch_loss(run);
 }
 
 // ---- counting ----

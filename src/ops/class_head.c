@@ -24,7 +24,8 @@ static void forward_eval(oht_run *run, const oht_node *node) {
     int64_t hits[2] = {0, 0};
     oht_see_inside(run, attr->logits, logits);
     run->be->top_hits(run->be, logits, labels, hits);
-    run->be->cross_entropy(run->be, logits, labels, 0.0f, &run->loss_sum);
+    oht_loss loss = oht_loss_of(run, false);
+    run->be->cross_entropy(run->be, logits, labels, &loss);
     run->measured[0] += (double)hits[0];
     run->measured[1] += (double)hits[1];
 }
@@ -36,8 +37,8 @@ static void forward_train(oht_run *run, const oht_node *node) {
 
 static void backward(oht_run *run, const oht_node *node) {
     oht_tensor logits = logits_of(run, node);
-    run->be->soft_cross_entropy(run->be, logits, oht_get(run, node->in[TARGETS]), run->loss_scale,
-                                &run->loss_sum);
+    oht_loss loss = oht_loss_of(run, true);
+    run->be->soft_cross_entropy(run->be, logits, oht_get(run, node->in[TARGETS]), &loss);
     if (run->loss_scale == 0.0f)
         run->be->zero(run->be, logits.data, oht_tensor_bytes(logits)); // logits, not their gradient
     run->be->linear_bwd(run->be, oht_get_grad(run, node->in[X]), oht_get_grad(run, node->in[W]),

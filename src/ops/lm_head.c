@@ -30,12 +30,13 @@ static oht_tensor rows_of(oht_tensor t, int64_t C, int64_t start, int64_t n) {
 }
 
 static void chunk_logits(oht_run *run, const oht_node *node, oht_tensor logits, oht_tensor x,
-                         oht_tensor labels, float scale) {
+                         oht_tensor labels, bool gradient) {
     run->be->linear_fwd(run->be, logits, OHT_NO_TENSOR, x, oht_get(run, node->in[W]),
                         oht_get(run, node->in[B]), OHT_ACT_NONE);
     const lm_head_attr *attr = node->attr;
     oht_see_inside(run, attr->logits, logits);
-    run->be->cross_entropy(run->be, logits, labels, scale, &run->loss_sum);
+    oht_loss loss = oht_loss_of(run, gradient);
+    run->be->cross_entropy(run->be, logits, labels, &loss);
 }
 
 static void forward_eval(oht_run *run, const oht_node *node) {
@@ -46,7 +47,7 @@ static void forward_eval(oht_run *run, const oht_node *node) {
     for (int64_t i = 0; i < N; i += attr->chunk) {
         int64_t n = N - i < attr->chunk ? N - i : attr->chunk;
         oht_tensor logits = {oht_scratch(run, node), x.dtype, 2, {n, V}};
-        chunk_logits(run, node, logits, rows_of(x, C, i, n), rows_of(labels, 0, i, n), 0.0f);
+        chunk_logits(run, node, logits, rows_of(x, C, i, n), rows_of(labels, 0, i, n), false);
     }
 }
 
@@ -66,7 +67,7 @@ static void backward(oht_run *run, const oht_node *node) {
     for (int64_t i = 0; i < N; i += attr->chunk, add_dp = true) {
         int64_t n = N - i < attr->chunk ? N - i : attr->chunk;
         oht_tensor logits = {oht_scratch(run, node), x.dtype, 2, {n, V}}, part = rows_of(x, C, i, n);
-        chunk_logits(run, node, logits, part, rows_of(labels, 0, i, n), run->loss_scale);
+        chunk_logits(run, node, logits, part, rows_of(labels, 0, i, n), true);
         if (run->loss_scale == 0.0f)
             run->be->zero(run->be, logits.data, oht_tensor_bytes(logits)); // logits, not their gradient
         run->be->linear_bwd(run->be, dx.data ? rows_of(dx, C, i, n) : OHT_NO_TENSOR, dw, db, logits, part, w,

@@ -5,18 +5,19 @@
 #include "ops/common.h"
 
 static void forward(oht_run *run, const oht_node *node) {
-    run->be->squared_error(run->be, OHT_NO_TENSOR, oht_get(run, node->in[0]), oht_get(run, node->in[1]), 0.0f, false,
-                           &run->loss_sum);
+    oht_loss loss = oht_loss_of(run, false);
+    run->be->squared_error(run->be, OHT_NO_TENSOR, oht_get(run, node->in[0]), oht_get(run, node->in[1]), &loss, false);
     if (oht_graph_mode(run->graph) == OHT_EVAL)
         run->be->forecast_errors(run->be, oht_get(run, node->in[0]), oht_get(run, node->in[1]), run->measured);
 }
 
 static void backward(oht_run *run, const oht_node *node) {
-    double ignored = 0.0; // counted in forward
+    oht_loss loss = oht_loss_of(run, true);
+    loss.sum = NULL; // counted in forward
     for (int i = 0; i < 2; i++)
         if (oht_get_grad(run, node->in[i]).data)
             run->be->squared_error(run->be, oht_get_grad(run, node->in[i]), oht_get(run, node->in[i]),
-                                   oht_get(run, node->in[1 - i]), run->loss_scale, oht_adds(run, node, i), &ignored);
+                                   oht_get(run, node->in[1 - i]), &loss, oht_adds(run, node, i));
 }
 
 static const oht_op SQUARED_ERROR = {"squared_error", forward, backward, NULL};

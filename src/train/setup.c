@@ -369,6 +369,7 @@ static oht_status allocate(oht_session *s) {
         OHT_TRY(oht_run_create(&s->train, s->train_graph, s->arena, s->work, s->state.grad));
         OHT_TRY(oht_stats_create(&s->train_stats, s->train_graph, heads));
         s->train->seed = (uint64_t)s->cfg->train.seed;
+        s->train->records = s->cfg->run.cuda_graphs;
     }
     if (s->eval_graph) {
         OHT_TRY(oht_run_create(&s->eval, s->eval_graph, s->arena, s->work, NULL));

@@ -56,6 +56,13 @@ typedef struct reduction {
     size_t sent; // pieces
 } reduction;
 
+// So many floats of the gradient must be complete for the next piece to go.
+static size_t next_piece(const reduction *r) {
+    const oht_shares *cut = &r->s->shares;
+    size_t end = r->sent * cut->piece + oht_shares_piece(cut, r->sent);
+    return end < cut->flat ? end : cut->flat;
+}
+
 // Sends the pieces that are complete.
 static void send_ready(void *ctx, size_t ready) {
     reduction *r = ctx;
@@ -69,6 +76,7 @@ static void send_ready(void *ctx, size_t ready) {
         else
             s->be->collectives->all_reduce(s->be, x, (int64_t)n);
     }
+    s->train->progress_from = next_piece(r);
 }
 
 static bool by_device(const oht_session *s) {
@@ -138,6 +146,7 @@ static double compute(oht_session *s, const oht_step_batch *batch, totals all, b
         out->flops += oht_run_flops(run, false);
         if (b->n_labels == 0) continue;
         run->progress = by_device(s) && i == last ? send_ready : NULL;
+        run->progress_from = next_piece(sum);
         run->progress_ctx = sum;
         oht_run_backward(run);
         run->progress = NULL;

@@ -284,6 +284,10 @@ template <class T> inline void gpu_mma(float c[4], const uint32_t a[4], const ui
     oht_emu::Mma r{a, b, c};
     oht_emu::warp_collective(0xffffffffu, oht_emu::mma_fn<T>, &r, false);
 }
+inline uint2 gpu_load_here(const uint2 *at) {
+    if ((uintptr_t)at % 8) oht_emu::fail("a load of 8 bytes: the address is not a multiple of 8");
+    return *at;
+}
 template <bool trans> inline void gpu_ldmatrix4(uint32_t r[4], const void *row) {
     oht_emu::Ldmatrix record{row, r};
     memcpy(record.value, row, sizeof(record.value)); // here, where the thread sanitizer sees who reads

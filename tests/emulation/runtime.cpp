@@ -5,6 +5,8 @@
 //   OHT_EMU_DEVICES=n     0: what a machine without a driver says. Default 1.
 //   OHT_EMU_MEMORY=bytes  no more device memory than this
 //   OHT_EMU_FAIL=text     a launch of a kernel whose name holds this text fails
+//   OHT_EMU_GRAPH_FAIL=1  no graph can be captured
+//   OHT_EMU_COUNT=file    at the end a line is appended: kernels launched one by one, graphs launched, kernels in them
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -24,12 +26,10 @@ struct CUstream_st {
     std::deque<std::function<bool()>> queue; // an item returns false: not yet
 };
 struct CUgraph_st {
-    std::vector<std::function<void()>>
-        work; // in the order of capture, which is one possible order of running
+    std::vector<std::function<void()>> work; // in the order of capture, which is one possible order of running
+    long kernels = 0;
 };
-struct CUgraphExec_st {
-    std::vector<std::function<void()>> work;
-};
+struct CUgraphExec_st : CUgraph_st {};
 
 namespace oht_emu {
 // ---- memory ----
@@ -53,8 +53,27 @@ static const bool lazy = option("OHT_EMU_LAZY", 0) != 0;
 static CUstream_st null_stream;
 static std::vector<CUstream_st *> streams{&null_stream};
 static unsigned turn = 12345;
-static CUgraph_st *capture; // being recorded; launches of all streams go there
+static CUgraph_st *capture; // being recorded,
+static cudaStream_t captured; // from this stream
+static bool capture_broken; // by a call that waits or allocates
 static cudaError_t last_error = cudaSuccess;
+
+static struct Counts {
+    long kernels = 0, graphs = 0, in_graphs = 0;
+    ~Counts() {
+        const char *path = getenv("OHT_EMU_COUNT");
+        FILE *f = path ? fopen(path, "a") : nullptr;
+        if (!f) return;
+        fprintf(f, "%ld kernels, %ld graphs of %ld kernels\n", kernels, graphs, in_graphs);
+        fclose(f);
+    }
+} counts;
+
+// What a thread must not call while it captures: the capture is lost.
+static bool breaks_capture() {
+    capture_broken |= capture != nullptr;
+    return capture != nullptr;
+}
 
 static CUstream_st *stream_of(cudaStream_t s) {
     return s && (uintptr_t)s > 2 ? s : &null_stream;
@@ -80,6 +99,7 @@ static void drain(CUstream_st *s) { // the others advance at random too
 }
 
 void enqueue(cudaStream_t stream, std::function<void()> work) {
+    if (capture && stream != captured) fail("work for another stream than the captured one");
     if (capture)
         capture->work.push_back(work);
     else if (lazy)
@@ -102,12 +122,14 @@ void launch(const char *name, dim3 g, dim3 b, size_t smem, cudaStream_t stream, 
     if (!g.x || !g.y || !g.z || g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535)
         fail("%s: a grid of %u,%u,%u blocks", name, g.x, g.y, g.z);
     if (smem > 227 * 1024) fail("%s: %zu bytes of dynamic shared memory", name, smem);
+    (capture ? capture->kernels : counts.kernels)++;
     enqueue(stream, [=] { run_grid(name, g, b, smem, body); });
 }
 } // namespace oht_emu
 
 extern "C" {
 cudaError_t cudaMalloc(void **p, size_t n) {
+    if (breaks_capture()) return cudaErrorStreamCaptureUnsupported;
     static const size_t limit = (size_t)atoll(getenv("OHT_EMU_MEMORY") ? getenv("OHT_EMU_MEMORY") : "0");
     std::lock_guard<std::mutex> lock(memory_lock);
     if (limit && in_use + n > limit) return cudaErrorMemoryAllocation;
@@ -118,6 +140,7 @@ cudaError_t cudaMalloc(void **p, size_t n) {
 }
 cudaError_t cudaFree(void *p) {
     if (!p) return cudaSuccess;
+    if (breaks_capture()) return cudaErrorStreamCaptureUnsupported;
     cudaDeviceSynchronize();
     std::lock_guard<std::mutex> lock(memory_lock);
     auto it = device_memory.find((const char *)p);
@@ -161,7 +184,7 @@ cudaError_t cudaMemcpyAsync(void *d, const void *s, size_t n, enum cudaMemcpyKin
          from_device != (kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice)))
         return cudaErrorInvalidValue;
     if (to_device && !from_device && !inside(pinned_memory, s)) {
-        if (capture) return cudaErrorStreamCaptureUnsupported;
+        if (breaks_capture()) return cudaErrorStreamCaptureUnsupported;
         std::vector<char> now((const char *)s, (const char *)s + n);
         enqueue(stream, [=] { memcpy(d, now.data(), n); });
         return cudaSuccess;
@@ -187,7 +210,7 @@ cudaError_t cudaMemset(void *d, int v, size_t n) {
 
 // ---- streams and events ----
 cudaError_t cudaDeviceSynchronize(void) {
-    if (capture) return cudaErrorStreamCaptureUnsupported;
+    if (breaks_capture()) return cudaErrorStreamCaptureUnsupported;
     for (size_t i = 0; i < streams.size(); i++) drain(streams[i]);
     return cudaSuccess;
 }
@@ -210,11 +233,12 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
-    if (capture) return cudaErrorStreamCaptureUnsupported;
+    if (breaks_capture()) return cudaErrorStreamCaptureUnsupported;
     drain(stream_of(s));
     return cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t s) {
+    if (breaks_capture()) return cudaErrorStreamCaptureUnsupported;
     step(stream_of(s));
     return stream_of(s)->queue.empty() ? cudaSuccess : cudaErrorNotReady;
 }
@@ -241,6 +265,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+    if (breaks_capture()) return cudaErrorStreamCaptureUnsupported;
     long k = e->want;
     while (e->done < k) {
         bool moved = false;
@@ -250,6 +275,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e) {
     return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t e) {
+    if (breaks_capture()) return cudaErrorStreamCaptureUnsupported;
     for (auto *x : streams) step(x);
     return e->done >= e->want ? cudaSuccess : cudaErrorNotReady;
 }
@@ -259,22 +285,27 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t) {
 }
 
 // ---- graphs: record and replay ----
-cudaError_t cudaStreamBeginCapture(cudaStream_t, enum cudaStreamCaptureMode) {
-    if (capture) return cudaErrorIllegalState;
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode) {
+    if (capture || stream_of(stream) == &null_stream) return cudaErrorIllegalState;
     capture = new CUgraph_st;
+    captured = stream;
+    capture_broken = option("OHT_EMU_GRAPH_FAIL", 0) != 0;
     return cudaSuccess;
 }
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph) {
-    if (!capture) return cudaErrorIllegalState;
-    *graph = capture;
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    if (!capture || stream != captured) return cudaErrorIllegalState;
+    *graph = capture_broken ? nullptr : capture;
+    if (capture_broken) delete capture;
     capture = nullptr;
-    return cudaSuccess;
+    return capture_broken ? cudaErrorStreamCaptureInvalidated : cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
-    *exec = new CUgraphExec_st{graph->work};
+    *exec = new CUgraphExec_st{*graph};
     return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s) {
+    counts.graphs++;
+    counts.in_graphs += exec->kernels;
     for (auto &work : exec->work) enqueue(s, work);
     return cudaSuccess;
 }
@@ -331,6 +362,7 @@ const char *cudaGetErrorString(cudaError_t e) {
            : e == cudaErrorMemoryAllocation   ? "out of memory"
            : e == cudaErrorLaunchFailure      ? "unspecified launch failure"
            : e == cudaErrorInvalidValue       ? "invalid argument"
+           : e == cudaErrorStreamCaptureInvalidated ? "operation failed due to a previous error during capture"
                                               : "an error";
 }
 }

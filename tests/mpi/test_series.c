@@ -42,6 +42,7 @@ static double alone(oht_run *run, const oht_step_batch *batch, double errors[3])
         if (batch->micro[m].rows == 0) continue;
         oht_session_feed(run, &batch->micro[m]);
         oht_run_forward(run);
+        if (oht_graph_mode(run->graph) == OHT_TRAIN) oht_run_backward(run); // fetches the loss
         squares += run->loss_sum;
         values += (double)batch->micro[m].n_labels;
         for (int k = 0; k < 3 && errors; k++) errors[k] += run->measured[k];

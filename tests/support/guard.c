@@ -198,8 +198,8 @@ ENTRY(unsegment_bwd, (oht_backend *be, oht_tensor dx, oht_tensor dy, bool add), 
 ENTRY(merge_fwd, (oht_backend *be, oht_tensor y, oht_tensor x), (inner_of(be), y, x), y, x)
 ENTRY(merge_bwd, (oht_backend *be, oht_tensor dx, oht_tensor dy, bool add), (inner_of(be), dx, dy, add), dx,
       dy)
-ENTRY(squared_error, (oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, float scale, bool add,
-      double *sum), (inner_of(be), dx, x, y, scale, add, sum), dx, x, y)
+ENTRY(squared_error, (oht_backend *be, oht_tensor dx, oht_tensor x, oht_tensor y, const oht_loss *loss, bool
+      add), (inner_of(be), dx, x, y, loss, add), dx, x, y, at(loss->sum), at(loss->factor))
 SIZE(gate_scratch, (oht_backend *be, int64_t B, int64_t T, int64_t C, const oht_gate *gate, int64_t hidden),
       (inner_of(be), B, T, C, gate, hidden))
 ENTRY(gate_fwd, (oht_backend *be, oht_tensor out, oht_tensor pi, oht_tensor x, oht_tensor ctx, const
@@ -223,14 +223,14 @@ ENTRY(gather_fwd, (oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor index
 ENTRY(gather_bwd, (oht_backend *be, oht_tensor dx, oht_tensor dy, oht_tensor index, bool add),
       (inner_of(be), dx, dy, index, add), dx, dy, index)
 ENTRY(dropout_add, (oht_backend *be, oht_tensor y, oht_tensor x, oht_tensor f, const oht_draw *drop),
-      (inner_of(be), y, x, f, drop), y, x, f)
+      (inner_of(be), y, x, f, drop), y, x, f, at(drop->now))
 ENTRY(dropout_bwd, (oht_backend *be, oht_tensor df, oht_tensor dy, const oht_draw *drop, bool add),
-      (inner_of(be), df, dy, drop, add), df, dy)
+      (inner_of(be), df, dy, drop, add), df, dy, at(drop->now))
 ENTRY(add, (oht_backend *be, oht_tensor y, oht_tensor x), (inner_of(be), y, x), y, x)
-ENTRY(cross_entropy, (oht_backend *be, oht_tensor logits, oht_tensor labels, float scale, double *loss_sum),
-      (inner_of(be), logits, labels, scale, loss_sum), logits, labels)
-ENTRY(soft_cross_entropy, (oht_backend *be, oht_tensor logits, oht_tensor targets, float scale, double
-      *loss_sum), (inner_of(be), logits, targets, scale, loss_sum), logits, targets)
+ENTRY(cross_entropy, (oht_backend *be, oht_tensor logits, oht_tensor labels, const oht_loss *loss),
+      (inner_of(be), logits, labels, loss), logits, labels, at(loss->sum), at(loss->factor))
+ENTRY(soft_cross_entropy, (oht_backend *be, oht_tensor logits, oht_tensor targets, const oht_loss *loss),
+      (inner_of(be), logits, targets, loss), logits, targets, at(loss->sum), at(loss->factor))
 ENTRY(top_hits, (oht_backend *be, oht_tensor logits, oht_tensor labels, int64_t hits[2]), (inner_of(be),
       logits, labels, hits), logits, labels)
 ENTRY(patches, (oht_backend *be, oht_tensor y, oht_tensor images, int patch), (inner_of(be), y, images,

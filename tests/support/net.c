@@ -49,10 +49,11 @@ static float weight_of(int i, int64_t e) {
     return sinf((float)(1 + i) * 0.7f + (float)e * 1.9f);
 }
 static void weigh_forward(oht_run *run, const oht_node *node) {
+    double *sum = oht_loss_of(run, false).sum;
     for (int i = 0; i < node->n_in; i++) {
         oht_tensor v = oht_get(run, node->in[i]);
         for (int64_t e = 0; e < oht_tensor_count(v); e++)
-            run->loss_sum += (double)weight_of(i, e) * (double)oht_f32(v)[e];
+            *sum += (double)weight_of(i, e) * (double)oht_f32(v)[e];
     }
 }
 static void weigh_backward(oht_run *run, const oht_node *node) {

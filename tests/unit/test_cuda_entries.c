@@ -66,6 +66,20 @@ static two target(uint32_t seed, bool adds, oht_dtype as, int64_t a, int64_t b, 
 }
 static const two NONE;
 
+typedef struct two_sums { // a number in the memory of both
+    double *at[2];
+} two_sums;
+static two_sums sums_from(double start) {
+    two_sums s = {{kt_doubles(1), dt_scratch(sizeof(double))}};
+    for (int i = CPU; i <= GPU; i++) be[i]->upload(be[i], s.at[i], &start, sizeof(start));
+    return s;
+}
+static double sum_of(two_sums s, int where) {
+    double sum;
+    be[where]->download(be[where], &sum, s.at[where], sizeof(sum));
+    return sum;
+}
+
 static double tolerance(void) {
     return type == OHT_F32 ? 1e-5 : type == OHT_F16 ? 3e-3 : 2e-2;
 }
@@ -328,25 +342,26 @@ static void losses(void **state) {
         int32_t label[N];
         for (int k = 0; k < N; k++) label[k] = k % 4 == 2 ? -1 : (int32_t)(k * 29 % V);
         two labels = integers(label, N), x = both(kt_normal(1, 4.0f, N, V, 0, 0), type);
-        double loss[2] = {0.5, 0.5};
-        RUN(cross_entropy, of(x), of(labels), scale, &loss[side]);
-        near("cross entropy", loss[GPU], loss[CPU], 1e-6);
+        two_sums s = sums_from(0.5);
+        two factor = both(kt_from((const double[]){-0.75}, 1, 0, 0, 0), OHT_F32);
+        RUN(cross_entropy, of(x), of(labels), &(oht_loss){s.at[side], scale, i > 3 ? oht_f32(of(factor)) : NULL});
+        near("cross entropy", sum_of(s, GPU), sum_of(s, CPU), 1e-6);
         same("logits", x);
         oht_tensor t = kt_normal(2, 1.0f, N, V, 0, 0);
         for (int64_t k = 0; k < N * V; k++) oht_f32(t)[k] = fabsf(oht_f32(t)[k]) / (float)V;
         two targets = both(t, OHT_F32);
         x = both(kt_normal(3, 4.0f, N, V, 0, 0), type);
-        RUN(soft_cross_entropy, of(x), of(targets), scale, &loss[side]);
-        near("soft cross entropy", loss[GPU], loss[CPU], 1e-6);
+        RUN(soft_cross_entropy, of(x), of(targets), &(oht_loss){s.at[side], scale, i > 3 ? oht_f32(of(factor)) : NULL});
+        near("soft cross entropy", sum_of(s, GPU), sum_of(s, CPU), 1e-6);
         same("logits", x);
     }
     type = OHT_F32;
     oht_tensor bad = kt_normal(4, 1.0f, 2, 40, 0, 0);
     oht_f32(bad)[17] = NAN;
     two x = both(bad, OHT_F32), labels = integers((int32_t[]){3, 4}, 2);
-    double loss[2] = {0};
-    RUN(cross_entropy, of(x), of(labels), 1.0f, &loss[side]);
-    assert_true(isnan(loss[GPU]));
+    two_sums s = sums_from(0.0);
+    RUN(cross_entropy, of(x), of(labels), &(oht_loss){s.at[side], 1.0f, NULL});
+    assert_true(isnan(sum_of(s, GPU)));
 }
 
 static void hits(void **state) {
@@ -373,9 +388,11 @@ static void errors_squared(void **state) {
     for (int i = 0; i < 3; i++) {
         two x = normal(1, 5, 331, 3, 0), y = normal32(2, 5, 331, 3, 0),
             dx = i == 2 ? NONE : target(3, i, type, 5, 331, 3, 0);
-        double sum[2] = {1.0, 1.0};
-        RUN(squared_error, of(dx), of(x), of(y), 0.3f, i == 1, &sum[side]);
-        near("squared error", sum[GPU], sum[CPU], 1e-12);
+        two_sums s = sums_from(1.0);
+        two factor = both(kt_from((const double[]){0.3}, 1, 0, 0, 0), OHT_F32);
+        RUN(squared_error, of(dx), of(x), of(y), &(oht_loss){i == 1 ? NULL : s.at[side], 1.0f, oht_f32(of(factor))}, i == 1);
+        near("squared error", sum_of(s, GPU), sum_of(s, CPU), 1e-12);
+        assert_true((sum_of(s, GPU) == 1.0) == (i == 1));
         if (i < 2) same("squared error dx", dx);
     }
     two x = normal(4, 5, 331, 3, 0), y = normal32(5, 5, 331, 3, 0);

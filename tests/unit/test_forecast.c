@@ -42,7 +42,7 @@ static void errors_golden(void **state) {
         oht_tensor tx = {.data = x, .dtype = OHT_F32, .rank = 3, .dim = {n, 2, 2}}, ty = tx;
         ty.data = y;
         double squares = 0, errors[3] = {0};
-        be->squared_error(be, OHT_NO_TENSOR, tx, ty, 0, false, &squares);
+        be->squared_error(be, OHT_NO_TENSOR, tx, ty, &(oht_loss){.sum = &squares}, false);
         be->forecast_errors(be, tx, ty, errors);
         forecast_add(&sums, n, 4.0 * (double)n, squares, errors);
     }

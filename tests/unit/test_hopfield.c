@@ -33,7 +33,8 @@ static double norm_of(const float *x, int64_t n) {
 static void weigh_forward(oht_run *run, const oht_node *node) {
     const float *w = *(const float *const *)node->attr;
     oht_tensor x = oht_get(run, node->in[0]);
-    for (int64_t i = 0; i < oht_tensor_count(x); i++) run->loss_sum += (double)w[i] * (double)oht_f32(x)[i];
+    double *sum = oht_loss_of(run, false).sum;
+    for (int64_t i = 0; i < oht_tensor_count(x); i++) *sum += (double)w[i] * (double)oht_f32(x)[i];
 }
 static void weigh_backward(oht_run *run, const oht_node *node) {
     const float *w = *(const float *const *)node->attr;
@@ -103,9 +104,8 @@ static double run_layer(layer *l) {
     watched = l;
     l->run->observer = &o;
     oht_run_forward(l->run);
-    const double loss = l->run->loss_sum;
     oht_run_backward(l->run);
-    return loss;
+    return l->run->loss_sum;
 }
 static float *value(const layer *l, const char *name, bool gradient) {
     const oht_param *p = oht_params_find(l->table, name);
