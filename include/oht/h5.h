@@ -73,6 +73,8 @@ OHT_CHECKED oht_status oht_h5_attach_scale(oht_h5 *file, const char *dataset, in
 // ---- plain files ----
 // Opens a file for reading; NULL, or why not. Only regular files: a pipe or a device would make us wait, maybe for ever.
 const char *oht_file_open(FILE **out, const char *path);
+// IO error where PATH could not be written: its folder is missing or closed, or it is no file. For results that come at the end.
+OHT_CHECKED oht_status oht_file_check_place(const char *path);
 // Writes text to PATH.tmp, fsync, rename, fsync of the folder.
 OHT_CHECKED oht_status oht_file_replace(const char *path, const void *bytes, size_t n);
 OHT_CHECKED oht_status oht_make_folder(const char *path); // mkdir -p

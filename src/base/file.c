@@ -34,6 +34,15 @@ oht_status oht_file_replaceable(const char *path) {
     return OHT_OK;
 }
 
+oht_status oht_file_check_place(const char *path) {
+    char folder[PATH_MAX];
+    OHT_TRY(oht_file_replaceable(path));
+    if (strlen(path) >= sizeof(folder)) return oht_file_error(path, "write", ENAMETOOLONG);
+    memcpy(folder, path, strlen(path) + 1);
+    if (access(dirname(folder), W_OK | X_OK) != 0) return oht_file_error(path, "write", errno);
+    return OHT_OK;
+}
+
 const char *oht_file_open(FILE **out, const char *path) {
     *out = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // opening a pipe must not wait either

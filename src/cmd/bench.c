@@ -420,6 +420,7 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
         argc, argv, OHT_OPT_CONFIG | OHT_OPT_JSON | OHT_OPT_STEPS | OHT_OPT_QUIET | OHT_OPT_KEYS, &opt));
     OHT_TRY(parse_steps(opt.steps, &steps));
     OHT_TRY(oht_agree(comm, oht_options_config(&opt, &cfg)));
+    OHT_TRY(oht_agree(comm, opt.json && oht_comm_rank(comm) == 0 ? oht_file_check_place(opt.json) : OHT_OK));
     oht_log_init(oht_comm_rank(comm), opt.quiet, cfg.run.progress);
     oht_data_info data = oht_session_imagined_data(&cfg);
     OHT_TRY(oht_session_create(&s, comm, &cfg, &data, OHT_FOR_TRAINING));

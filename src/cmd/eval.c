@@ -108,6 +108,7 @@ static oht_status run(oht_comm *comm, int argc, char **argv) {
         argc, argv, OHT_OPT_RUN | OHT_OPT_OUT | OHT_OPT_SENSITIVITY | OHT_OPT_QUIET | OHT_OPT_KEYS, &opt));
     if (!opt.run) OHT_FAIL(OHT_CONFIG, "eval: which run?\nfix: ohtrain eval -r RUNDIR");
     OHT_TRY(oht_agree(comm, read_configuration(&opt, &cfg)));
+    OHT_TRY(oht_agree(comm, opt.out && oht_comm_rank(comm) == 0 ? oht_file_check_place(opt.out) : OHT_OK));
     oht_quant_level level;
     OHT_TRY(eval_quant_level(&opt, &cfg, &level)); // before the evaluation, not after it
     oht_log_init(oht_comm_rank(comm), opt.quiet, cfg.run.progress);

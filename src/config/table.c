@@ -241,7 +241,7 @@ static const oht_key KEYS[] = {
      .help = "range of an activation: extremes of the last batch, least squared error (asymmetric: golden "
              "section "
              "on the last batch; symmetric: grid over all), running mean of the extremes, grid also where "
-             "asymmetric (slow)"},
+             "asymmetric (slow: hours at 16 bits)"},
     {ENUM(quant, activation_method, "asymmetric", QUANT_METHODS), .may_change = true,
      .help = "zero point free, or 0"},
     {FLOAT(quant, percentile, "0", 0, 100), .unit = "percent", .may_change = true,

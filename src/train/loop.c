@@ -404,9 +404,9 @@ static oht_status train(trainer *t) {
     OHT_TRY(oht_session_allocate(t->s));
     OHT_TRY(resume(t));
     if (finished(t) && !t->owes_evaluation && !t->owes_result) {
-        oht_log("%s is finished: %lld of %lld steps are done%s", t->path, (long long)t->s->state.step,
-                (long long)t->s->paced.steps,
-                t->s->state.step < t->s->paced.steps ? ", then the validation loss did not fall any more" : "");
+        int64_t done = t->s->state.step, asked = t->s->paced.steps;
+        oht_log("%s is finished: %lld of %lld steps are done%s", t->path, (long long)done, (long long)(done > asked ? done : asked),
+                done < asked ? ", then the validation loss did not fall any more" : done > asked ? ", and fewer are asked for now" : "");
         return OHT_OK;
     }
     OHT_TRY(oht_agree(t->comm, start_loader(t)));

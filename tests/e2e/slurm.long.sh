@@ -165,3 +165,16 @@ for run in vanilla-1 outeffhop-2; do
     done
 done
 echo "W8A8: 2 runs evaluated"
+
+# STanHop-Net's script, as the others but for its configuration.
+awk 'BEGIN { print "date,a,b"; for (t = 0; t < 120; t++) printf "2020-01-%02d %02d:00:00,%.4f,%.4f\n", 1 + t / 24, t % 24, sin(.3 * t), cos(.2 * t) }' >s.csv
+succeed "$OHTRAIN" prepare series s.csv --split 80,20,20 -o s.h5
+cat >s.yaml <<EOF
+model: {type: stanhop, layers: 1, width: 16, heads: 2, ffn: 32, series: 2, input: 12, horizon: 2, segment: 4, patterns: 3}
+data: {path: $work/s.h5}
+train: {epochs: 2, patience: 2, keep_best: true, global_batch: 16, micro_batch: 8, schedule: type1, warmup_steps: 0}
+EOF
+submit series --time=10 "$OHT_JOBS/stanhop.slurm" s.yaml
+until_job 90 is "$id" COMPLETED
+grep -q '"test"' runs/series/metrics.jsonl || { cat runs/series/metrics.jsonl >&2; broken "no result of the test split"; }
+echo "stanhop.slurm: from start to end"

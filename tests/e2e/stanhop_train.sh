@@ -41,6 +41,8 @@ succeed ranks 2 "$OHTRAIN" eval -r "$work/np2" -o "$work/eval.json" --quiet
 cp "$work/out" "$work/table"
 succeed "$OHTRAIN" eval -r "$work/np2" -o "$work/validation.json" --quiet eval.split=validation
 expect 0 'is finished' "$OHTRAIN" train -c "$work/s.yaml" -o "$work/one"
+expect 0 'and fewer are asked for now' "$OHTRAIN" train -c "$work/s.yaml" -o "$work/one" train.epochs=1
+expect 6 'cannot write none/x.json' "$OHTRAIN" eval -r "$work/one" -o none/x.json # before it works
 
 # Fewer steps than are done, and an evaluation that the new keys ask for: it is made up for, nothing is trained.
 fewer="$train -o $work/fewer train.epochs=0 train.patience=0 train.keep_best=false train.schedule=constant run.checkpoint_every=6"
