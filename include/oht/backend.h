@@ -276,9 +276,9 @@ struct oht_collectives {
 
 // Work that is queued again and again in the same way can be recorded once and then queued as a whole (CUDA graphs). A
 // recording holds the arguments of its entries, device memory by address: what differs from time to time must lie there
-// (oht_draw.now, oht_loss). Between begin and end only entries that return before their work is done may be called.
+// (oht_draw.now, oht_loss). It takes some memory of the device. Between begin and end only entries that return before their work is done may be called.
 struct oht_recorder {
-    bool (*begin)(oht_backend *be); // what is queued from now on is recorded instead of done; false: an error, see sync
+    bool (*begin)(oht_backend *be); // what is queued from now on is recorded instead of done; false: it cannot be, the log says why
     void *(*end)(oht_backend *be);  // the recording; NULL: it could not be made, the log says why, nothing has been done
     void (*replay)(oht_backend *be, void *recording); // queues it, after all that is queued already
     void (*discard)(oht_backend *be, void *recording);

@@ -46,7 +46,7 @@ static inline double *cpu_partial(oht_backend *be, int thread) {
 }
 
 static inline float cpu_scale(const oht_loss *loss) {
-    return loss->factor ? loss->scale * *loss->factor : loss->scale;
+    return loss->factor && loss->scale != 0.0f ? loss->scale * *loss->factor : loss->scale;
 }
 static inline void cpu_add_loss(const oht_loss *loss, double sum) {
     if (loss->sum) *loss->sum += sum;

@@ -2,23 +2,33 @@
 // NCCL's threads may go on meanwhile; collectives are never part of it (they have a stream of their own).
 #include "cuda/cuda.h"
 
-static bool begin_cuda(oht_backend *be) {
-    cuda_context *ctx = cuda_of(be);
-    return !ctx->failed && CUDA_OK(ctx, cudaStreamBeginCapture(ctx->stream, cudaStreamCaptureModeThreadLocal));
+// Nothing has been done, so what went wrong is forgotten; where it was not the recording's fault it will come again.
+static void refuse(cuda_context *ctx) {
+    ctx->host->log("kernels are queued one by one from now on, no CUDA graph was recorded: %s", ctx->message);
+    ctx->failed = false;
+    (void)cudaGetLastError();
 }
 
-// What went wrong meanwhile is forgotten: nothing has been done, and it will come again when it is.
+static bool begin_cuda(oht_backend *be) {
+    cuda_context *ctx = cuda_of(be);
+    if (ctx->failed) return false; // sync says why
+    bool ok = CUDA_OK(ctx, cudaStreamBeginCapture(ctx->stream, cudaStreamCaptureModeThreadLocal));
+    if (!ok) refuse(ctx);
+    return ok;
+}
+
 static void *end_cuda(oht_backend *be) {
     cuda_context *ctx = cuda_of(be);
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t recording = nullptr;
     const cudaError_t e = cudaStreamEndCapture(ctx->stream, &graph);
-    bool ok = !ctx->failed && CUDA_OK(ctx, e) && CUDA_OK(ctx, cudaGraphInstantiate(&recording, graph, 0));
+    // Uploaded here, so that its device memory is taken where a failure costs nothing.
+    bool ok = !ctx->failed && CUDA_OK(ctx, e) && CUDA_OK(ctx, cudaGraphInstantiateWithFlags(&recording, graph, 0)) &&
+              CUDA_OK(ctx, cudaGraphUpload(recording, ctx->stream));
     if (graph) (void)cudaGraphDestroy(graph);
     if (ok) return recording;
-    ctx->host->log("kernels are queued one by one from now on, CUDA graphs cannot be recorded: %s", ctx->message);
-    ctx->failed = false;
-    (void)cudaGetLastError();
+    if (recording) (void)cudaGraphExecDestroy(recording);
+    refuse(ctx);
     return nullptr;
 }
 

@@ -120,7 +120,7 @@ typedef struct op_time {
 typedef struct run_state {
     oht_run pub; // first member: an oht_run is a run_state
     int step; // being executed
-    run_numbers *numbers; // NULL: the run only counts
+    run_numbers *numbers, sent; // on the device, NULL: the run only counts; what was sent there last
     bool poison, profile;
     op_time *time; // per operation kind
     struct recording *recording; // record.c
@@ -137,7 +137,7 @@ void run_step(oht_run *run, int step);
 bool run_reports(const oht_run *run, int step);
 
 // record.c: run_recorded runs a stretch of the steps from `first` on, up to one the trainer wants to know of, and returns its
-// end; `first`: that step has to run by itself.
+// end; `first`: that step has to run by itself, or nothing is recorded.
 OHT_CHECKED oht_status recordings_create(run_state *s);
 void recordings_destroy(run_state *s);
 int run_recorded(oht_run *run, int first, int end);

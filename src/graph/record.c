@@ -3,8 +3,6 @@
 // kernels) and from then on queued as a whole. What differs from micro-batch to micro-batch the kernels read from device
 // memory (run_numbers). By themselves run steps on masked positions, whose number differs, and taps that somebody looks at;
 // a stretch also ends where the trainer wants to know that a piece of the gradient is complete.
-#include <stdlib.h>
-
 #include "graph/internal.h"
 #include "oht/memory.h"
 
@@ -26,9 +24,14 @@ oht_status recordings_create(run_state *s) {
     return g->be->recorder && g->mode == OHT_TRAIN ? OHT_ALLOC(&s->recording, MOST, "recordings") : OHT_OK;
 }
 
-void recordings_destroy(run_state *s) {
+static void discard_all(run_state *s) {
     for (int i = 0; i < s->n_recordings; i++)
         if (s->recording[i].work) s->pub.be->recorder->discard(s->pub.be, s->recording[i].work);
+    s->n_recordings = 0;
+}
+
+void recordings_destroy(run_state *s) {
+    discard_all(s);
     oht_free(s->recording);
 }
 
@@ -47,8 +50,8 @@ static void run_plain(oht_run *run, int first, int end) {
     for (int t = first; t < end; t++) run_step(run, t);
 }
 
-// NULL: it has not run before, or there are too many.
-static recording *find(run_state *s, int first, int end) {
+// NULL: it has not run before, which is noted, or there are too many.
+static recording *look_up(run_state *s, int first, int end) {
     bool backward = first >= s->pub.graph->n_forward;
     recording want = {first, end, s->pub.rows, backward && s->pub.add_params, backward && s->pub.loss_scale != 0.0f, NULL};
     for (int i = 0; i < s->n_recordings; i++) {
@@ -64,15 +67,18 @@ int run_recorded(oht_run *run, int first, int end) {
     const oht_recorder *recorder = run->be->recorder;
     if (!s->recording || !run->records || s->poison || s->profile) return first;
     int to = stretch_end(run, first, end);
-    recording *k = to - first >= SHORTEST ? find(s, first, to) : NULL;
-    if (k && !k->work && recorder->begin(run->be)) {
-        run_plain(run, first, to);
-        k->work = recorder->end(run->be);
+    recording *k = to - first >= SHORTEST ? look_up(s, first, to) : NULL;
+    if (k && !k->work) {
+        if (recorder->begin(run->be)) {
+            run_plain(run, first, to);
+            k->work = recorder->end(run->be);
+        }
         run->records = k->work != NULL;
     }
     if (k && k->work)
         recorder->replay(run->be, k->work);
     else
         run_plain(run, first, to);
+    if (!run->records) discard_all(s);
     return to;
 }

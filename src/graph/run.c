@@ -221,8 +221,8 @@ static void run_steps(oht_run *run, int first, int end) {
 
 static void send_numbers(oht_run *run) {
     run_state *s = state_of(run);
-    run_numbers now = {.step = run->step, .sample0 = run->sample0, .loss_scale = run->loss_scale};
-    run->be->upload(run->be, s->numbers, &now, sizeof(now));
+    s->sent = (run_numbers){.step = run->step, .sample0 = run->sample0, .loss_scale = run->loss_scale};
+    run->be->upload(run->be, s->numbers, &s->sent, sizeof(s->sent));
 }
 
 static void fetch_loss(oht_run *run) {

@@ -13,7 +13,9 @@ OHT_EMU_DEVICES=0 expect 0 'on the CPU: no CUDA device: .*driver' $train -o "$wo
 OHT_EMU_MEMORY=42000000 expect 7 'GPU 0: .* MiB for ' $train -o "$work/refused" run.device=cuda
 OHT_EMU_FAIL=adamw expect 5 'GPU 0: adamw' $train -o "$work/broken" run.device=cuda
 for np in 1 2; do
-    succeed ranks $np $train --quiet -o "$work/gpu-$np" run.device=cuda train.precision=fp32
+    OHT_EMU_COUNT=$work/count-$np succeed ranks $np $train --quiet -o "$work/gpu-$np" run.device=cuda train.precision=fp32
+    # Most kernels are replayed, on every rank.
+    [ "$(awk '$6 > $1' "$work/count-$np" | wc -l)" -eq $np ] || fail "few graphs: $(cat "$work/count-$np")"
     close_losses 1e-4 "$work/cpu-$np" "$work/gpu-$np"
 done
 succeed $train --quiet -o "$work/moved" run.device=cuda train.precision=fp32 train.steps=10

@@ -4,8 +4,8 @@
 //                         or wait shows as wrong data. Default: at once.
 //   OHT_EMU_DEVICES=n     0: what a machine without a driver says. Default 1.
 //   OHT_EMU_MEMORY=bytes  no more device memory than this
-//   OHT_EMU_FAIL=text     a launch of a kernel whose name holds this text fails
-//   OHT_EMU_GRAPH_FAIL=1  no graph can be captured
+//   OHT_EMU_FAIL=text     a launch of a kernel whose name holds this text fails; text:n the n-th alone
+//   OHT_EMU_GRAPH_FAIL=n  of graphs fails 1: the end of a capture, 2: its begin, 3: making it executable
 //   OHT_EMU_COUNT=file    at the end a line is appended: kernels launched one by one, graphs launched, kernels in them
 #include <algorithm>
 #include <cstdio>
@@ -13,6 +13,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "emulation/emulator.h"
@@ -111,9 +112,16 @@ void enqueue(cudaStream_t stream, std::function<void()> work) {
         work();
 }
 
+static bool launch_fails(const char *name) {
+    static long seen;
+    const char *broken = getenv("OHT_EMU_FAIL"), *colon = broken ? strrchr(broken, ':') : nullptr;
+    if (!broken) seen = 0;
+    if (!broken || !strstr(name, std::string(broken, colon ? colon - broken : strlen(broken)).c_str())) return false;
+    return !colon || ++seen == atol(colon + 1);
+}
+
 void launch(const char *name, dim3 g, dim3 b, size_t smem, cudaStream_t stream, std::function<void()> body) {
-    static const char *const broken = getenv("OHT_EMU_FAIL");
-    if (broken && strstr(name, broken)) {
+    if (launch_fails(name)) {
         last_error = cudaErrorLaunchFailure;
         return;
     }
@@ -285,11 +293,14 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t) {
 }
 
 // ---- graphs: record and replay ----
+static bool graphs_fail(int how) {
+    return option("OHT_EMU_GRAPH_FAIL", 0) == how;
+}
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode) {
-    if (capture || stream_of(stream) == &null_stream) return cudaErrorIllegalState;
+    if (capture || stream_of(stream) == &null_stream || graphs_fail(2)) return cudaErrorIllegalState;
     capture = new CUgraph_st;
     captured = stream;
-    capture_broken = option("OHT_EMU_GRAPH_FAIL", 0) != 0;
+    capture_broken = graphs_fail(1);
     return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
@@ -299,7 +310,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     capture = nullptr;
     return capture_broken ? cudaErrorStreamCaptureInvalidated : cudaSuccess;
 }
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+    if (graphs_fail(3)) return cudaErrorMemoryAllocation;
     *exec = new CUgraphExec_st{*graph};
     return cudaSuccess;
 }
@@ -308,6 +320,9 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s) {
     counts.in_graphs += exec->kernels;
     for (auto &work : exec->work) enqueue(s, work);
     return cudaSuccess;
+}
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) {
+    return breaks_capture() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
     delete graph;
