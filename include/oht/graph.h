@@ -159,7 +159,8 @@ struct oht_run {
     void (*progress)(void *ctx, size_t ready);
     void *progress_ctx;
     size_t progress_from;
-    bool records; // stretches of a training run are recorded where the device can (record.c); true at first
+    bool records; // stretches of a training run are recorded where the device can, which takes some of its memory when they run
+    // for the second time (record.c); true at first
     bool second_pass; // set by the run while it recomputes a block: taps stay silent
 };
 
